@@ -1,0 +1,265 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/*
+ * Headers → struct packet, once. Nothing behind the parser looks at the packet.
+ * Every read is bounds-checked by the kernel (ctx_load); a failed read means a
+ * truncated packet, which is the stack's to drop.
+ */
+#pragma once
+
+#include <bpf/bpf_endian.h>
+#include <bpf/bpf_helpers.h>
+#include <linux/if_ether.h>
+#include <linux/in.h>
+#include <linux/ip.h>
+#include <linux/ipv6.h>
+#include <linux/tcp.h>
+
+#include "address.h"
+#include "tpx_abi.h"
+
+#define MAX_IPV6_EXTENSIONS 8
+#define IPV4_OPTIONS_MAX 40
+#define NEXTHDR_AUTH 51
+#define NEXTHDR_ICMPV6 58
+
+enum packet_kind {
+  PACKET_TCP,           /* flow and tcp are complete */
+  PACKET_OTHER,         /* another protocol; ports only for UDP */
+  PACKET_ICMP_ERROR,    /* flow is the quoted TCP packet's, turned round: as its peer would send */
+  PACKET_LATER_FRAGMENT,/* no ports in it; frag_id set */
+  PACKET_OPAQUE,        /* ports out of reach: tiny first fragment, endless header chain */
+};
+
+struct packet {
+  struct tpx_flow flow;
+  union {
+    struct iphdr v4;
+    struct ipv6hdr v6;
+  } ip; /* copy of the fixed header, for the SYN cookie check */
+  struct tcphdr tcp;
+  __be32 frag_id;
+  __u8 is_v6;
+  __u8 kind;           /* enum packet_kind */
+  __u8 first_fragment; /* more fragments follow this one */
+  __u8 pad;
+};
+
+/* Return value of the parsing steps: go on, or the reason to stop with. */
+#define PARSED (-1)
+
+struct vlan_tag {
+  __be16 tci;
+  __be16 proto;
+};
+
+struct ext_header {
+  __u8 next;
+  __u8 len;       /* in 8 octets behind the first 8 (AH: 4 octets, plus 2) */
+  __u8 routing_type;
+  __u8 segments_left;
+  __be32 frag_id; /* only in the fragment header */
+};
+
+/* A source route would carry the packet past the destination that was judged. */
+static __noinline int parse_v4_options(struct __sk_buff *skb, __u32 offset, __u32 len) {
+  __u8 options[64] = {};
+  __u32 at = 0;
+
+  if (len == 0 || len > IPV4_OPTIONS_MAX) return TPX_R_MALFORMED;
+  if (ctx_load(skb, offset, options, len)) return TPX_R_MALFORMED;
+  for (int i = 0; i < IPV4_OPTIONS_MAX; i++) {
+    __u8 type, size;
+
+    if (at >= len) break;
+    type = options[at & 63];
+    if (type == 0) break; /* end of options */
+    if (type == 1) {      /* no operation */
+      at++;
+      continue;
+    }
+    if (type == IPOPT_LSRR || type == IPOPT_SSRR) return TPX_R_SOURCE_ROUTED;
+    size = options[(at + 1) & 63];
+    if (size < 2 || at + size > len) return TPX_R_MALFORMED;
+    at += size;
+  }
+  return PARSED;
+}
+
+static __always_inline int parse_v4(struct __sk_buff *skb, __u32 *offset, struct packet *p) {
+  struct iphdr *ip = &p->ip.v4;
+  __u32 header_len, total_len, frag;
+
+  if (ctx_load(skb, *offset, ip, sizeof(*ip)) || ip->version != 4) return TPX_R_MALFORMED;
+  header_len = ip->ihl * 4;
+  total_len = bpf_ntohs(ip->tot_len);
+  /* A GSO packet above 64 KiB (BIG TCP, Linux 6.3) has length 0. */
+  if (header_len < sizeof(*ip) || total_len > skb->len ||
+      (total_len < header_len && !(total_len == 0 && skb->gso_size)))
+    return TPX_R_MALFORMED;
+  p->flow.src = addr_from_v4(ip->saddr);
+  p->flow.dst = addr_from_v4(ip->daddr);
+  p->flow.proto = ip->protocol;
+  if (header_len > sizeof(*ip)) {
+    int reason = parse_v4_options(skb, *offset + sizeof(*ip), header_len - sizeof(*ip));
+
+    if (reason != PARSED) return reason;
+  }
+  *offset += header_len;
+  frag = bpf_ntohs(ip->frag_off);
+  p->frag_id = ip->id;
+  p->first_fragment = (frag & 0x2000) != 0;
+  if (frag & 0x1fff) p->kind = PACKET_LATER_FRAGMENT;
+  return PARSED;
+}
+
+/* Walks the extension headers; RFC 8200 sets no bound, we do. */
+static __noinline int parse_v6_extensions(struct __sk_buff *skb, __u32 *offset_out, struct packet *p) {
+  __u32 offset = *offset_out;
+  __u8 next = p->ip.v6.nexthdr;
+
+  for (int i = 0; i < MAX_IPV6_EXTENSIONS; i++) {
+    struct ext_header h;
+
+    if (next != IPPROTO_HOPOPTS && next != IPPROTO_ROUTING && next != IPPROTO_FRAGMENT &&
+        next != NEXTHDR_AUTH && next != IPPROTO_DSTOPTS) {
+      p->flow.proto = next;
+      *offset_out = offset;
+      return PARSED;
+    }
+    if (ctx_load(skb, offset, &h, sizeof(h))) {
+      if (!p->first_fragment) return TPX_R_MALFORMED;
+      p->kind = PACKET_OPAQUE; /* RFC 7112: the first fragment must hold the whole chain */
+      return PARSED;
+    }
+    if (next == IPPROTO_ROUTING) {
+      if (h.routing_type == 0) return TPX_R_SOURCE_ROUTED; /* RFC 5095 */
+      if (h.segments_left) break; /* dst is not the final destination */
+    }
+    if (next == IPPROTO_FRAGMENT) {
+      /* bytes 2 and 3 are offset and flags here */
+      __u16 frag = (__u16)h.routing_type << 8 | h.segments_left;
+
+      p->frag_id = h.frag_id;
+      p->flow.proto = h.next;
+      p->first_fragment = frag & 1;
+      if (frag & ~7) {
+        p->kind = PACKET_LATER_FRAGMENT;
+        return PARSED;
+      }
+      offset += 8;
+    } else {
+      offset += next == NEXTHDR_AUTH ? (h.len + 2) * 4 : (h.len + 1) * 8;
+    }
+    next = h.next;
+  }
+  p->kind = PACKET_OPAQUE;
+  p->flow.proto = next;
+  return PARSED;
+}
+
+static __always_inline int parse_v6(struct __sk_buff *skb, __u32 *offset, struct packet *p) {
+  struct ipv6hdr *ip = &p->ip.v6;
+
+  if (ctx_load(skb, *offset, ip, sizeof(*ip)) || ip->version != 6) return TPX_R_MALFORMED;
+  if (bpf_ntohs(ip->payload_len) > skb->len) return TPX_R_MALFORMED;
+  __builtin_memcpy(&p->flow.src, &ip->saddr, sizeof(p->flow.src));
+  __builtin_memcpy(&p->flow.dst, &ip->daddr, sizeof(p->flow.dst));
+  p->is_v6 = 1;
+  *offset += sizeof(*ip);
+  return parse_v6_extensions(skb, offset, p);
+}
+
+/* Types 3, 4, 11, 12 (RFC 792) and 1 to 4 (RFC 4443) quote the packet they are about. */
+static __always_inline int is_icmp_error(const struct packet *p, __u8 type) {
+  if (p->is_v6) return p->flow.proto == NEXTHDR_ICMPV6 && type >= 1 && type <= 4;
+  return p->flow.proto == IPPROTO_ICMP && (type == 3 || type == 4 || type == 11 || type == 12);
+}
+
+/*
+ * The quoted packet is one that a local socket sent: its source is the socket's
+ * own address. Turned round it is the tuple of a packet to that socket.
+ * Quoted extension headers and fragments are left to the stack.
+ */
+static __noinline int parse_icmp_quote(struct __sk_buff *skb, __u32 offset, struct packet *p) {
+  __be16 ports[2];
+
+  if (p->is_v6) {
+    struct ipv6hdr ip;
+
+    if (ctx_load(skb, offset, &ip, sizeof(ip)) || ip.version != 6 || ip.nexthdr != IPPROTO_TCP)
+      return PARSED;
+    __builtin_memcpy(&p->flow.src, &ip.daddr, sizeof(p->flow.src));
+    __builtin_memcpy(&p->flow.dst, &ip.saddr, sizeof(p->flow.dst));
+    offset += sizeof(ip);
+  } else {
+    struct iphdr ip;
+
+    if (ctx_load(skb, offset, &ip, sizeof(ip)) || ip.version != 4 || ip.protocol != IPPROTO_TCP ||
+        ip.ihl < 5 || (ip.frag_off & bpf_htons(0x1fff)))
+      return PARSED;
+    p->flow.src = addr_from_v4(ip.daddr);
+    p->flow.dst = addr_from_v4(ip.saddr);
+    offset += ip.ihl * 4;
+  }
+  if (ctx_load(skb, offset, ports, sizeof(ports))) return PARSED;
+  p->flow.sport = ports[1];
+  p->flow.dport = ports[0];
+  p->flow.proto = IPPROTO_TCP;
+  p->kind = PACKET_ICMP_ERROR;
+  return PARSED;
+}
+
+static __always_inline int parse_transport(struct __sk_buff *skb, __u32 offset, struct packet *p) {
+  if (p->flow.proto == IPPROTO_TCP) {
+    if (ctx_load(skb, offset, &p->tcp, sizeof(p->tcp))) {
+      if (!p->first_fragment) return TPX_R_MALFORMED;
+      p->kind = PACKET_OPAQUE; /* RFC 1858: a fragment too small to judge */
+      return PARSED;
+    }
+    if (p->tcp.doff < 5) return TPX_R_MALFORMED;
+    p->kind = PACKET_TCP;
+    p->flow.sport = p->tcp.source;
+    p->flow.dport = p->tcp.dest;
+    return PARSED;
+  }
+  p->kind = PACKET_OTHER;
+  if (p->flow.proto == IPPROTO_UDP || p->flow.proto == IPPROTO_UDPLITE) {
+    __be16 ports[2];
+
+    if (ctx_load(skb, offset, ports, sizeof(ports))) return TPX_R_MALFORMED;
+    p->flow.sport = ports[0];
+    p->flow.dport = ports[1];
+  } else if (p->flow.proto == IPPROTO_ICMP || p->flow.proto == NEXTHDR_ICMPV6) {
+    __u8 type;
+
+    if (ctx_load(skb, offset, &type, 1)) return TPX_R_MALFORMED;
+    if (is_icmp_error(p, type)) return parse_icmp_quote(skb, offset + 8, p);
+  }
+  return PARSED;
+}
+
+/* p must be zeroed. Returns PARSED or the reason to leave with. */
+static __always_inline int parse_packet(struct __sk_buff *skb, struct packet *p) {
+  __be16 proto = ctx_protocol(skb);
+  __u32 offset = 0;
+  int reason;
+
+  if (ctx_vlan_id(skb)) return TPX_R_VLAN_TAGGED;
+  if (proto == bpf_htons(ETH_P_8021Q) || proto == bpf_htons(ETH_P_8021AD)) {
+    struct vlan_tag tag;
+
+    if (ctx_load(skb, 0, &tag, sizeof(tag))) return TPX_R_MALFORMED;
+    if (tag.tci & bpf_htons(0xfff)) return TPX_R_VLAN_TAGGED;
+    proto = tag.proto; /* id 0 carries a priority only (802.1p) */
+    offset = sizeof(tag);
+  }
+  if (proto == bpf_htons(ETH_P_IP))
+    reason = parse_v4(skb, &offset, p);
+  else if (proto == bpf_htons(ETH_P_IPV6))
+    reason = parse_v6(skb, &offset, p);
+  else
+    return TPX_R_NOT_IP;
+  if (reason != PARSED) return reason;
+  if (p->kind == PACKET_LATER_FRAGMENT || p->kind == PACKET_OPAQUE) return PARSED;
+  return parse_transport(skb, offset, p);
+}

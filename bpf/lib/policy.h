@@ -1,0 +1,139 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/*
+ * Flow → verdict: one class per dimension, AND of the classes' rule sets, the
+ * lowest bit wins. The cost does not depend on the number of rules.
+ *
+ * A generation is read once (tpx_control.generation) and its slot is used for
+ * every lookup, so a packet never sees a mix; the publisher waits for a grace
+ * period before it touches a slot again.
+ *
+ * The functions named tpx_* are global: the verifier judges each once by itself
+ * (pointer arguments since Linux 5.11) instead of once per caller and path.
+ * Weak, because every program that uses them brings a copy to the linker.
+ */
+#pragma once
+
+#include <bpf/bpf_endian.h>
+#include <bpf/bpf_helpers.h>
+#include <linux/in.h>
+
+#include "tpx_maps.bpf.h"
+
+static __always_inline struct tpx_control *control_block(void) {
+  __u32 zero = 0;
+
+  return bpf_map_lookup_elem(&tpx_control, &zero);
+}
+
+static __always_inline __u32 live_generation(void) {
+  struct tpx_control *control = control_block();
+
+  return control ? *(volatile __u32 *)&control->generation : 0;
+}
+
+/* The tables of a generation, or NULL when nothing is published. */
+static __always_inline struct tpx_tables *tables_of(__u32 generation) {
+  __u32 slot = generation & 1, zero = 0;
+  void *inner;
+
+  if (!generation) return 0;
+  inner = bpf_map_lookup_elem(&tpx_tables, &slot);
+  return inner ? bpf_map_lookup_elem(inner, &zero) : 0;
+}
+
+/* The mask is for the verifier; the compiler of policies keeps to the limit. */
+static __always_inline const struct tpx_bits *bits_of(const struct tpx_tables *t, __u32 class) {
+  return &t->bits[class & (TPX_MAX_CLASSES - 1)];
+}
+
+static __always_inline __u32 prefix_class(const struct tpx_tables *t, __u32 generation, __u32 dim,
+                                          const struct tpx_addr *addr) {
+  struct tpx_prefix_key key = {.prefixlen = 128, .addr = *addr};
+  __u32 index = (generation & 1) * 2 + dim;
+  __u32 *class;
+  void *inner;
+
+  if (!t->n_prefixes[dim]) return t->miss_class[dim];
+  inner = bpf_map_lookup_elem(&tpx_prefixes, &index);
+  if (!inner) return t->miss_class[dim];
+  class = bpf_map_lookup_elem(inner, &key);
+  return class ? *class : t->miss_class[dim];
+}
+
+/* Lowest set bit; BPF has no such instruction. */
+__weak __noinline int tpx_lowest_bit(__u64 x) {
+  __u32 n = 0;
+
+  if (!(x & 0xffffffff)) n += 32, x >>= 32;
+  if (!(x & 0xffff)) n += 16, x >>= 16;
+  if (!(x & 0xff)) n += 8, x >>= 8;
+  if (!(x & 0xf)) n += 4, x >>= 4;
+  if (!(x & 0x3)) n += 2, x >>= 2;
+  return n + !(x & 1);
+}
+
+/* First rule in all five sets, TPX_MAX_RULES if there is none. */
+static __noinline __u32 first_common_rule(const struct tpx_bits *a, const struct tpx_bits *b,
+                                          const struct tpx_bits *c, const struct tpx_bits *d,
+                                          const struct tpx_bits *e) {
+  __u64 words;
+
+  words = a->summary & b->summary & c->summary & d->summary & e->summary;
+#pragma unroll
+  for (int i = 0; i < TPX_RULE_WORDS; i++) {
+    __u64 rules;
+
+    if (!(words & (1ULL << i))) continue;
+    rules = a->word[i] & b->word[i] & c->word[i] & d->word[i] & e->word[i];
+    if (rules) return i * 64 + tpx_lowest_bit(rules);
+  }
+  return TPX_MAX_RULES;
+}
+
+/* Returns 0 and fills v, or -1 when there is no policy to ask. */
+__weak __noinline int tpx_evaluate(const struct tpx_flow *flow, struct tpx_verdict *v) {
+  __u32 generation = live_generation();
+  struct tpx_tables *t = tables_of(generation);
+  const struct tpx_bits *src, *dst, *proto, *sport, *dport;
+  __u32 rule;
+
+  if (!t || !flow || !v) return -1;
+  src = bits_of(t, prefix_class(t, generation, TPX_DIM_SRC, &flow->src));
+  dst = bits_of(t, prefix_class(t, generation, TPX_DIM_DST, &flow->dst));
+  proto = bits_of(t, t->proto_class[flow->proto]);
+  sport = bits_of(t, t->port_class[TPX_DIM_SPORT][bpf_ntohs(flow->sport)]);
+  dport = bits_of(t, t->port_class[TPX_DIM_DPORT][bpf_ntohs(flow->dport)]);
+  rule = first_common_rule(src, dst, proto, sport, dport);
+  if (rule >= TPX_MAX_RULES) return -1;
+  v->generation = generation;
+  v->rule = rule;
+  v->action = t->rules[rule].action;
+  v->fail_mode = t->rules[rule].fail_mode;
+  v->source = t->rules[rule].source;
+  return 0;
+}
+
+/*
+ * Whether a packet whose ports are unknown might be denied by some rule: the
+ * first rule that could deny it comes before the first that accepts any port.
+ */
+__weak __noinline int tpx_may_be_denied(const struct tpx_flow *flow) {
+  __u32 generation = live_generation();
+  struct tpx_tables *t = tables_of(generation);
+  const struct tpx_bits *src, *dst, *proto;
+  __u32 denying, portless;
+
+  if (!t || !flow) return 0;
+  src = bits_of(t, prefix_class(t, generation, TPX_DIM_SRC, &flow->src));
+  dst = bits_of(t, prefix_class(t, generation, TPX_DIM_DST, &flow->dst));
+  proto = bits_of(t, t->proto_class[flow->proto]);
+  denying = first_common_rule(src, dst, proto, &t->denying, &t->denying);
+  portless = first_common_rule(src, dst, proto, &t->portless, &t->portless);
+  return denying < TPX_MAX_RULES && denying <= portless;
+}
+
+static __always_inline int concerns_other_protocols(void) {
+  struct tpx_tables *t = tables_of(live_generation());
+
+  return t && t->classify_others;
+}

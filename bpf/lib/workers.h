@@ -1,0 +1,77 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/*
+ * Who can take a new flow. A worker is available while its lease runs, its
+ * state is serving, and its listener is in the sockmap; a listener leaves the
+ * sockmap by itself when its process dies.
+ */
+#pragma once
+
+#include <bpf/bpf_helpers.h>
+#include <linux/bpf.h>
+
+#include "policy.h"
+
+enum availability {
+  WORKERS_DOWN, /* nobody is alive */
+  WORKERS_BUSY, /* somebody is alive, nobody takes new flows */
+  WORKER_FOUND,
+};
+
+static __always_inline __u32 flow_hash(const struct tpx_flow *f) {
+  __u64 h = f->src.w[0] ^ f->src.w[1] ^ ((__u64)(f->src.w[2] ^ f->dst.w[2]) << 32);
+
+  h = (h ^ f->src.w[3] ^ (__u64)f->dst.w[3] << 32) * 0x9e3779b97f4a7c15ULL;
+  h ^= h >> 29;
+  h = (h ^ f->dst.w[0] ^ f->dst.w[1] ^ (__u64)f->sport << 48 ^ (__u64)f->dport << 32 ^ f->proto) *
+      0xbf58476d1ce4e5b9ULL;
+  return h >> 32;
+}
+
+/* Listening sockets are freed by RCU and not counted: the release costs nothing
+ * but tells the verifier that we are done. */
+static __always_inline int has_listener(__u32 worker, __u32 source) {
+  __u32 index = TPX_LISTENER(worker, source);
+  struct bpf_sock *sk;
+
+  sk = bpf_map_lookup_elem(&tpx_listeners, &index);
+  if (!sk) return 0;
+  bpf_sk_release(sk);
+  return 1;
+}
+
+__weak __noinline int tpx_availability(__u32 worker, __u32 source, __u64 now) {
+  struct tpx_worker *w = bpf_map_lookup_elem(&tpx_workers, &worker);
+  __u32 state;
+
+  if (!w) return WORKERS_DOWN;
+  state = *(volatile __u32 *)&w->state;
+  if (state == TPX_WORKER_ABSENT || *(volatile __u64 *)&w->deadline_ns < now) return WORKERS_DOWN;
+  if (!has_listener(worker, source)) return WORKERS_DOWN;
+  return state == TPX_WORKER_SERVING ? WORKER_FOUND : WORKERS_BUSY;
+}
+
+/* Starts at the flow's own worker and takes the next one that is available. */
+__weak __noinline int tpx_pick_worker(const struct tpx_flow *flow, struct tpx_verdict *v) {
+  struct tpx_control *control = control_block();
+  int best = WORKERS_DOWN;
+  __u64 now = bpf_ktime_get_ns();
+  __u32 n, worker;
+
+  if (!control || !flow || !v) return WORKERS_DOWN;
+  n = control->n_workers;
+  if (!n || n > TPX_MAX_WORKERS) return WORKERS_DOWN;
+  worker = flow_hash(flow) % n;
+  for (int i = 0; i < TPX_MAX_WORKERS; i++) {
+    int a;
+
+    if (i >= n) break;
+    a = tpx_availability(worker, v->source & 1, now);
+    if (a == WORKER_FOUND) {
+      v->worker = worker;
+      return WORKER_FOUND;
+    }
+    if (a == WORKERS_BUSY) best = WORKERS_BUSY;
+    if (++worker >= n) worker = 0;
+  }
+  return best;
+}

@@ -1,0 +1,86 @@
+// SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
+/*
+ * sk_lookup: runs when a packet is delivered locally and no established socket
+ * owns it. Gives steered flows to their worker's listener; makes the stack
+ * answer RST (or ICMP port unreachable) where the verdict asks for it; leaves
+ * everything that is addressed to the gateway itself alone.
+ */
+#include <linux/bpf.h>
+#include <bpf/bpf_helpers.h>
+
+#include "lib/config.h"
+#include "lib/ctx_skb.h"
+#include "lib/count.h"
+#include "lib/family.h"
+#include "lib/policy.h"
+#include "lib/sockets.h"
+#include "lib/workers.h"
+
+static __always_inline int is_own(const struct tpx_addr *a) {
+  return addr_never_proxied(a) || bpf_map_lookup_elem(&tpx_local, a);
+}
+
+/*
+ * The verdict that tc gave this very packet a moment ago on this CPU, else the
+ * policy's (handshakes completed by a SYN cookie, packets that changed CPU).
+ */
+static __always_inline int verdict_of(const struct tpx_flow *flow, struct tpx_verdict *v) {
+  __u32 index = flow_hash(flow) % TPX_HANDOFF_SLOTS;
+  struct tpx_handoff *slot = bpf_map_lookup_elem(&tpx_handoff, &index);
+
+  if (slot && addr_equal(&slot->flow.src, &flow->src) && addr_equal(&slot->flow.dst, &flow->dst) &&
+      slot->flow.sport == flow->sport && slot->flow.dport == flow->dport &&
+      slot->flow.proto == flow->proto && slot->verdict.reason) {
+    *v = slot->verdict;
+    slot->verdict.reason = 0; /* good for one packet */
+    return 0;
+  }
+  return tpx_evaluate(flow, v);
+}
+
+static __always_inline int assign(struct bpf_sk_lookup *ctx, const struct tpx_flow *flow,
+                                  struct tpx_verdict *v) {
+  struct bpf_sock *sk;
+  __u32 index;
+  long err;
+
+  if (v->reason == TPX_R_DOWN_RESET || v->reason == TPX_R_BUSY_RESET) return TPX_R_LK_REFUSED;
+  if (!v->reason && tpx_pick_worker(flow, v) != WORKER_FOUND) return TPX_R_LK_NO_WORKER;
+  index = TPX_LISTENER(v->worker, v->source & 1);
+  sk = bpf_map_lookup_elem(&tpx_listeners, &index);
+  if (!sk) return TPX_R_LK_NO_WORKER;
+  /* The worker is chosen here; the listeners' reuseport group must not choose again. */
+  err = bpf_sk_assign(ctx, sk, BPF_SK_LOOKUP_F_NO_REUSEPORT);
+  bpf_sk_release(sk);
+  return err ? TPX_R_LK_NO_WORKER : TPX_R_LK_STEERED;
+}
+
+static __always_inline int decide(struct bpf_sk_lookup *ctx) {
+  struct tpx_control *control = control_block();
+  struct tpx_verdict v = {};
+  struct tpx_flow flow = {};
+
+  flow_from_lookup(ctx, &flow);
+  if (is_own(&flow.dst)) {
+    /* Nobody has business with the listening port itself: it would proxy to itself. */
+    if (control && control->listen_port && ctx->local_port == control->listen_port &&
+        flow.proto == IPPROTO_TCP)
+      return TPX_R_LK_LISTENER_DIALLED;
+    return TPX_R_LK_OWN_ADDRESS;
+  }
+  if (verdict_of(&flow, &v)) return TPX_R_LK_NOT_OURS;
+  if (v.action == TPX_ACTION_BYPASS) return TPX_R_LK_NOT_OURS;
+  if (v.action != TPX_ACTION_PROXY) return TPX_R_LK_REFUSED;
+  return assign(ctx, &flow, &v);
+}
+
+SEC("sk_lookup")
+int tpx_sk_lookup(struct bpf_sk_lookup *ctx) {
+  int reason;
+
+  /* Our own tc program asking who owns a flow: a listener does not count. */
+  if (guard_is_set()) return SK_DROP;
+  reason = decide(ctx);
+  count_at(&tpx_counters, reason, 0);
+  return effect_of(reason) == TPX_EFFECT_DROP ? SK_DROP : SK_PASS;
+}

@@ -1,0 +1,59 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <atomic>
+#include <cstdint>
+#include <memory>
+
+#include "absl/status/statusor.h"
+#include "tpx_abi.h"
+
+namespace tpx::data {
+
+struct WorkerOptions {
+  uint32_t id = 0;            // slot in tpx_workers and tpx_listeners
+  uint16_t listen_port = 0;   // 0: any free one; all workers of a process share one port
+  uint32_t max_sessions = 0;  // of this worker, at least 1
+  uint32_t max_pipes = 64;
+  uint32_t own_mark = 0;      // SO_MARK of upstream sockets
+  uint32_t connect_ms = 0;
+  uint32_t idle_ms = 0;
+  uint32_t half_closed_ms = 0;
+  uint32_t drain_ms = 0;
+  uint32_t lease_ms = 0;
+  uint32_t keepalive_idle_s = 0;
+  uint32_t keepalive_interval_s = 0;
+  uint32_t keepalive_count = 0;
+  // This worker's slot of the shared page: lease, state and counters. Written
+  // by the worker's thread alone, with relaxed atomic stores. Must outlive it.
+  tpx_worker* shared = nullptr;
+  // True while connection tracking is active in this network namespace: a
+  // preserved source must then not reuse the client's port, because both
+  // legs would be one conntrack entry. Must outlive the worker.
+  const std::atomic<bool>* conntrack_active = nullptr;
+};
+
+// One thread's data plane: a ring, two listeners (one per source mode), its
+// sessions. Nothing is shared with other workers.
+class Worker {
+ public:
+  // Creates listeners and ring on the calling thread; the ring is enabled by
+  // Run on the thread that runs it.
+  static absl::StatusOr<std::unique_ptr<Worker>> Create(const WorkerOptions& options);
+  virtual ~Worker() = default;
+
+  // Borrowed; valid until the worker has finished. For the sockmap.
+  virtual int listener_fd(tpx_source_mode source) const = 0;
+  virtual uint16_t listen_port() const = 0;
+
+  // Serves until stopped. Renews the lease from this loop and nowhere else.
+  virtual void Run() = 0;
+
+  // Any thread, any number of times. Drain: take no new flow, let sessions end
+  // by themselves for drain_ms, then reset the rest; Run returns. Stop: reset
+  // everything now.
+  virtual void Drain() = 0;
+  virtual void Stop() = 0;
+};
+
+}  // namespace tpx::data

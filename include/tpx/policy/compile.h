@@ -1,0 +1,38 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <utility>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "tpx/policy/config.h"
+#include "tpx_abi.h"
+
+namespace tpx::policy {
+
+// The content of one generation's maps; see struct tpx_tables for the scheme.
+struct CompiledPolicy {
+  std::unique_ptr<tpx_tables> tables;  // generation is 0: set by whoever publishes it
+  std::vector<std::pair<tpx_prefix_key, uint32_t>> prefixes[2];  // [TPX_DIM_SRC], [TPX_DIM_DST]
+};
+
+// Pure function: no kernel, no I/O. Fails with kResourceExhausted and the
+// limit's name when the policy has too many rules, prefixes or classes, and with
+// kInvalidArgument when its last rule does not match everything.
+//
+// A prefix is left out where the one around it has the same class already.
+absl::StatusOr<CompiledPolicy> Compile(const Policy& policy);
+
+struct Shadowed {
+  size_t rule = 0;  // never matches,
+  size_t by = 0;    // because this earlier rule accepts all that it accepts
+};
+
+// Rules that another single rule shadows, in order. Rules that match nothing by
+// themselves are not listed, nor are those that only several rules cover together.
+std::vector<Shadowed> FindShadowed(const CompiledPolicy& compiled);
+
+}  // namespace tpx::policy

@@ -1,0 +1,95 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "tpx/base/address.h"
+#include "tpx_abi.h"
+
+namespace tpx::policy {
+
+// Inclusive range of ports, host byte order.
+struct PortRange {
+  uint16_t first = 0;
+  uint16_t last = 65535;
+  friend bool operator==(const PortRange&, const PortRange&) = default;
+};
+
+// One rule, names of sets already replaced by their prefixes. An empty list in
+// a match accepts everything.
+struct Rule {
+  std::string name;
+  std::vector<uint8_t> protocols;
+  std::vector<Prefix> src, dst;
+  std::vector<PortRange> sports, dports;
+  tpx_action action = TPX_ACTION_BYPASS;
+  tpx_fail_mode fail_mode = TPX_FAIL_OPEN;
+  tpx_source_mode source = TPX_SOURCE_MASQUERADE;
+  bool matches_nothing = false;  // src or dst names only empty sets
+  int line = 0;                  // in the file, for messages; 0 for the implicit ones
+  friend bool operator==(const Rule&, const Rule&) = default;
+};
+
+// Ordered rules, the first match wins; the last one matches everything and does
+// not proxy. The file's rules are followed by the implicit ones: "default", and
+// where the default is to proxy, which concerns TCP alone, "default" {tcp} and
+// after it "default-other" (bypass, empty match).
+struct Policy {
+  std::vector<Rule> rules;
+  friend bool operator==(const Policy&, const Policy&) = default;
+};
+
+// Rules a file may have: what the tables hold less the implicit ones.
+inline constexpr size_t kMaxFileRules = TPX_MAX_RULES - 2;
+
+struct Interfaces {
+  std::vector<std::string> lan, wan;  // names or fnmatch(3) patterns
+  friend bool operator==(const Interfaces&, const Interfaces&) = default;
+};
+
+enum class AttachMode { kAuto, kTcx, kClsact };
+
+// How the kernel side is put up. Changing it needs detach and load.
+struct Steering {
+  uint32_t mark_mask = 0x60000000;   // the only bits of a packet's mark that are ever touched
+  uint32_t steer_mark = 0x20000000;  // deliver locally
+  uint32_t own_mark = 0x40000000;    // the proxy's own connections
+  uint32_t route_table = 2184;
+  uint32_t rule_priority = 100;
+  AttachMode attach = AttachMode::kAuto;
+  friend bool operator==(const Steering&, const Steering&) = default;
+};
+
+struct Timeouts {
+  uint32_t connect_ms = 10'000;
+  uint32_t idle_ms = 3'600'000;
+  uint32_t half_closed_ms = 600'000;
+  uint32_t drain_ms = 30'000;
+  uint32_t lease_ms = 1'000;
+  uint32_t keepalive_idle_s = 300;
+  uint32_t keepalive_interval_s = 30;
+  uint32_t keepalive_count = 4;
+  friend bool operator==(const Timeouts&, const Timeouts&) = default;
+};
+
+struct Proxy {
+  uint32_t workers = 0;         // 0: one per CPU the process may run on
+  uint32_t max_sessions = 0;    // of all workers together; 0: as many as the descriptor limit allows
+  uint32_t pipes = 64;          // per worker, at most
+  Timeouts timeouts;
+  friend bool operator==(const Proxy&, const Proxy&) = default;
+};
+
+struct Config {
+  Interfaces interfaces;
+  Policy policy;
+  Steering steering;
+  Proxy proxy;
+  friend bool operator==(const Config&, const Config&) = default;
+};
+
+}  // namespace tpx::policy

@@ -1,0 +1,125 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <functional>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "tpx/base/address.h"
+#include "tpx/base/unique_fd.h"
+
+struct nlmsghdr;
+
+namespace tpx::sys {
+
+// The kernel keeps one table of policy rules and routes per address family.
+enum class Family { kIpv4, kIpv6 };
+inline constexpr Family kFamilies[] = {Family::kIpv4, Family::kIpv6};
+std::string_view FamilyName(Family family);  // "IPv4", "IPv6"
+
+// Owner tag (FRA_PROTOCOL, rtm_protocol) of everything that is ours.
+inline constexpr uint8_t kRouteProtocol = 84;
+
+// ip rule add iif IIF fwmark MARK/MASK lookup TABLE priority PRIORITY protocol 84
+struct PolicyRule {
+  Family family = Family::kIpv4;
+  std::string iif;
+  uint32_t mark = 0;
+  uint32_t mask = 0;
+  uint32_t table = 0;
+  uint32_t priority = 0;
+  std::string ToString() const;
+  friend bool operator==(const PolicyRule&, const PolicyRule&) = default;
+};
+
+// ip route add local default dev lo table TABLE protocol 84
+struct LocalRoute {
+  Family family = Family::kIpv4;
+  uint32_t table = 0;
+  std::string ToString() const;
+  friend bool operator==(const LocalRoute&, const LocalRoute&) = default;
+};
+
+struct LinkInfo {
+  int index = 0;
+  std::string name;
+  uint32_t flags = 0;  // IFF_*
+  uint16_t type = 0;   // ARPHRD_*
+  bool is_loopback() const;
+  bool is_up() const;
+};
+
+struct AddressInfo {
+  int index = 0;
+  IpAddr addr;
+  uint8_t prefix_length = 0;  // of the mapped address, 0 to 128
+  std::optional<IpAddr> broadcast;
+};
+
+// A routing netlink socket of the network namespace of the calling thread.
+// Errors carry the kernel's own explanation where it gives one. Adding what
+// exists is kAlreadyExists, deleting what does not is kNotFound. A family that
+// the kernel lacks has empty lists.
+class Rtnl {
+ public:
+  static absl::StatusOr<Rtnl> Open();
+
+  absl::Status AddRule(const PolicyRule& rule);
+  absl::Status DeleteRule(const PolicyRule& rule);
+  // Only those that carry our tag.
+  absl::StatusOr<std::vector<PolicyRule>> ListRules();
+
+  absl::Status AddRoute(const LocalRoute& route);
+  absl::Status DeleteRoute(const LocalRoute& route);
+  // Local default routes of the table that carry our tag.
+  absl::StatusOr<std::vector<LocalRoute>> ListRoutes(uint32_t table);
+
+  absl::StatusOr<std::vector<LinkInfo>> ListLinks();
+  absl::StatusOr<std::vector<AddressInfo>> ListAddresses();
+
+  // Whether the device has a clsact or ingress qdisc.
+  absl::StatusOr<bool> HasIngressQdisc(int ifindex);
+  // Whether any filter is left at either hook of a clsact qdisc.
+  absl::StatusOr<bool> HasFilters(int ifindex);
+
+ private:
+  using Visitor = std::function<void(const nlmsghdr&)>;
+
+  explicit Rtnl(UniqueFd fd) : fd_(std::move(fd)) {}
+  absl::Status Send(nlmsghdr& request, std::string_view what);
+  absl::Status Change(nlmsghdr& request, std::string_view what);
+  // Calls visit for each message; starts again (after calling restart) when
+  // the kernel says that the table changed meanwhile.
+  absl::Status Dump(nlmsghdr& request, std::string_view what, const std::function<void()>& restart,
+                    const Visitor& visit);
+  absl::Status ReadDump(uint32_t sequence, std::string_view what, const Visitor& visit, bool* interrupted);
+
+  UniqueFd fd_;
+  uint32_t sequence_ = 0;
+};
+
+// Tells that devices or addresses of the namespace changed, not how.
+class RtnlMonitor {
+ public:
+  struct Changes {
+    bool links = false;
+    bool addresses = false;
+  };
+
+  static absl::StatusOr<RtnlMonitor> Open();
+  int fd() const { return fd_.get(); }  // readable when Drain has something to say
+  // Reads all that is queued, never waits. An overrun counts as both changed.
+  absl::StatusOr<Changes> Drain();
+
+ private:
+  explicit RtnlMonitor(UniqueFd fd) : fd_(std::move(fd)) {}
+  UniqueFd fd_;
+};
+
+}  // namespace tpx::sys

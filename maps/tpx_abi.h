@@ -1,0 +1,240 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/*
+ * The contract between the BPF programs and user space: keys, values, enums
+ * and limits of every map. Included by BPF C and by C++, so it is plain C with
+ * kernel UAPI types only.
+ *
+ * Rules of this file
+ *  - no implicit padding: TPX_SIZE checks the size in both languages, and the
+ *    C++ side also asserts unique object representations;
+ *  - addresses are 16 bytes, IPv4 as ::ffff:a.b.c.d, in network byte order;
+ *  - a change of any layout raises TPX_ABI_VERSION.
+ */
+#pragma once
+
+#include <linux/types.h>
+
+#define TPX_ABI_VERSION 1
+
+#define TPX_SIZE(type, size) _Static_assert(sizeof(type) == (size), #type)
+#ifdef __cplusplus
+#undef TPX_SIZE
+#include <type_traits>
+#define TPX_SIZE(type, size)          \
+  static_assert(sizeof(type) == (size) && \
+                std::has_unique_object_representations_v<type>, #type)
+extern "C" {
+#endif
+
+/* ---- limits ------------------------------------------------------------ */
+
+#define TPX_MAX_RULES 1024 /* the default rule included */
+#define TPX_RULE_WORDS (TPX_MAX_RULES / 64)
+#define TPX_MAX_CLASSES 8192 /* bit vectors of one generation, all dimensions */
+#define TPX_MAX_PREFIXES (1 << 20)
+#define TPX_MAX_WORKERS 64
+#define TPX_MAX_LOCAL_ADDRS 4096
+#define TPX_MAX_FLOWS 16384
+#define TPX_MAX_FRAGS 8192
+#define TPX_SLOTS 2 /* generations kept: the live one and the one being filled */
+#define TPX_HANDOFF_SLOTS 256
+
+/* ---- verdicts ---------------------------------------------------------- */
+
+enum tpx_action {
+  TPX_ACTION_BYPASS = 0, /* leave the packet to the kernel */
+  TPX_ACTION_PROXY = 1,  /* deliver to a worker's listener */
+  TPX_ACTION_DROP = 2,   /* discard silently */
+  TPX_ACTION_REJECT = 3, /* answer RST or ICMP port unreachable */
+};
+
+/* What happens to a new flow of a proxy rule while no worker can take it. */
+enum tpx_fail_mode {
+  TPX_FAIL_OPEN = 0,   /* pass to the real destination */
+  TPX_FAIL_CLOSED = 1, /* drop */
+  TPX_FAIL_RESET = 2,  /* answer RST */
+};
+
+/* Which source address the server sees. */
+enum tpx_source_mode {
+  TPX_SOURCE_MASQUERADE = 0, /* the gateway's own */
+  TPX_SOURCE_PRESERVE = 1,   /* the client's */
+  TPX_SOURCE_MODES = 2,
+};
+
+enum tpx_reason {
+#define TPX_REASON(symbol, hook, effect, text) TPX_R_##symbol,
+#include "tpx_reasons.def"
+#undef TPX_REASON
+  TPX_REASON_COUNT
+};
+
+/* Counters a worker keeps in its own struct tpx_worker. */
+enum tpx_worker_counter {
+#define TPX_COUNTER(symbol, kind, text) TPX_C_##symbol,
+#include "tpx_counters.def"
+#undef TPX_COUNTER
+  TPX_WORKER_COUNTER_COUNT
+};
+
+/* ---- flows ------------------------------------------------------------- */
+
+struct tpx_addr {
+  __be32 w[4];
+};
+TPX_SIZE(struct tpx_addr, 16);
+
+/* As seen in the packet: src is the sender. Ports are 0 where there are none. */
+struct tpx_flow {
+  struct tpx_addr src;
+  struct tpx_addr dst;
+  __be16 sport;
+  __be16 dport;
+  __u8 proto;
+  __u8 pad[3];
+};
+TPX_SIZE(struct tpx_flow, 40);
+
+struct tpx_verdict {
+  __u32 generation; /* of the policy that gave it */
+  __u16 rule;       /* index into tpx_tables.rules */
+  __u8 action;      /* enum tpx_action */
+  __u8 fail_mode;   /* enum tpx_fail_mode */
+  __u8 source;      /* enum tpx_source_mode */
+  __u8 worker;      /* chosen worker, where action is proxy */
+  __u16 reason;     /* enum tpx_reason */
+};
+TPX_SIZE(struct tpx_verdict, 12);
+
+/* tpx_handoff: what tc decided for a SYN, for sk_lookup a moment later. */
+struct tpx_handoff {
+  struct tpx_flow flow;
+  struct tpx_verdict verdict;
+};
+TPX_SIZE(struct tpx_handoff, 52);
+
+/* tpx_frags: the fate of a datagram's first fragment, for the later ones. */
+struct tpx_frag_key {
+  struct tpx_addr src;
+  struct tpx_addr dst;
+  __be32 id;
+  __u8 proto;
+  __u8 pad[3];
+};
+TPX_SIZE(struct tpx_frag_key, 40);
+
+struct tpx_frag {
+  __u64 seen_ns; /* CLOCK_MONOTONIC; entries older than the stack's reassembly time are ignored */
+  __u32 effect;  /* enum tpx_effect */
+  __u32 pad;
+};
+TPX_SIZE(struct tpx_frag, 16);
+
+/* What a hook does with a packet. Every reason has exactly one. */
+enum tpx_effect {
+  TPX_EFFECT_PASS = 0,
+  TPX_EFFECT_STEER = 1,
+  TPX_EFFECT_DROP = 2,
+};
+
+/* ---- policy: one generation -------------------------------------------- */
+
+enum tpx_dimension {
+  TPX_DIM_SRC = 0,
+  TPX_DIM_DST = 1,
+  TPX_DIM_SPORT = 0, /* index into port_class */
+  TPX_DIM_DPORT = 1,
+};
+
+struct tpx_rule {
+  __u8 action;
+  __u8 fail_mode;
+  __u8 source;
+  __u8 pad[5];
+};
+TPX_SIZE(struct tpx_rule, 8);
+
+/* One bit per rule; summary has one bit per non-zero word. */
+struct tpx_bits {
+  __u64 word[TPX_RULE_WORDS];
+  __u64 summary;
+};
+TPX_SIZE(struct tpx_bits, 136);
+
+/*
+ * Everything but the prefixes. Each dimension maps its value to a class, each
+ * class to the set of rules that accept it; the lowest bit of the AND over all
+ * dimensions is the rule. The last rule is the default and is in every set, so
+ * there is always a match. Class numbers index bits[].
+ */
+struct tpx_tables {
+  __u32 generation;
+  __u32 n_rules;         /* the default rule included, at least 1 */
+  __u32 n_prefixes[2];   /* 0: skip the lookup and use miss_class */
+  __u32 miss_class[2];   /* class of an address that no prefix covers */
+  __u32 classify_others; /* 1: a rule may drop or reject something that is not TCP */
+  __u32 pad;
+  __u16 proto_class[256];
+  __u16 port_class[2][65536]; /* index: port in host byte order */
+  struct tpx_rule rules[TPX_MAX_RULES];
+  struct tpx_bits portless; /* rules that accept every port */
+  struct tpx_bits denying;  /* rules that may keep a packet from its destination */
+  struct tpx_bits bits[TPX_MAX_CLASSES];
+};
+TPX_SIZE(struct tpx_tables, 32 + 512 + 262144 + 8192 + 2 * 136 + TPX_MAX_CLASSES * 136);
+
+/* Inner map of tpx_prefixes (LPM trie); prefixlen counts from bit 0 of the mapped address. */
+struct tpx_prefix_key {
+  __u32 prefixlen;
+  struct tpx_addr addr;
+};
+TPX_SIZE(struct tpx_prefix_key, 20);
+
+/* ---- shared state ------------------------------------------------------ */
+
+/* tpx_control[0], memory-mapped. generation & 1 is the live slot of tpx_tables
+ * and tpx_prefixes; 0 means that nothing was published yet (everything passes). */
+struct tpx_control {
+  __u32 abi_version;
+  __u32 generation;
+  __u32 n_workers;
+  __u32 listen_port; /* host byte order; 0 while nobody listens */
+};
+TPX_SIZE(struct tpx_control, 16);
+
+enum tpx_worker_state {
+  TPX_WORKER_ABSENT = 0,
+  TPX_WORKER_SERVING = 1,
+  TPX_WORKER_FULL = 2,     /* at its session limit: takes no new flow */
+  TPX_WORKER_DRAINING = 3, /* stopping: takes no new flow */
+};
+
+/* tpx_workers[id], memory-mapped; written by that worker alone with plain
+ * stores, read by BPF for each new flow and by any observer. */
+struct tpx_worker {
+  __u64 deadline_ns; /* CLOCK_MONOTONIC; alive until then */
+  __u32 state;       /* enum tpx_worker_state */
+  __u32 pid;         /* of the process that owns the slot */
+  __u64 counter[62]; /* enum tpx_worker_counter */
+};
+TPX_SIZE(struct tpx_worker, 512);
+
+/* tpx_counters[reason] and tpx_rule_hits[slot * TPX_MAX_RULES + rule], per CPU. */
+struct tpx_count {
+  __u64 packets;
+  __u64 bytes;
+};
+TPX_SIZE(struct tpx_count, 16);
+
+/* tpx_local[address]: why an address is the gateway's own. */
+enum tpx_local_kind {
+  TPX_LOCAL_ADDRESS = 1,
+  TPX_LOCAL_BROADCAST = 2,
+};
+
+/* Index of the listener of (worker, source mode) in tpx_listeners. */
+#define TPX_LISTENER(worker, source) ((worker)*TPX_SOURCE_MODES + (source))
+
+#ifdef __cplusplus
+}
+#endif

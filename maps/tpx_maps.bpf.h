@@ -1,0 +1,112 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/*
+ * The maps, for BPF programs only. Weak, so that every object may include them
+ * and the linker keeps one of each. maps/README.md is the table of who writes
+ * and reads what.
+ */
+#pragma once
+
+#include "tpx_abi.h"
+
+struct {
+  __uint(type, BPF_MAP_TYPE_ARRAY);
+  __uint(map_flags, BPF_F_MMAPABLE);
+  __uint(max_entries, 1);
+  __type(key, __u32);
+  __type(value, struct tpx_control);
+} tpx_control SEC(".maps") __weak;
+
+struct {
+  __uint(type, BPF_MAP_TYPE_ARRAY);
+  __uint(map_flags, BPF_F_MMAPABLE);
+  __uint(max_entries, TPX_MAX_WORKERS);
+  __type(key, __u32);
+  __type(value, struct tpx_worker);
+} tpx_workers SEC(".maps") __weak;
+
+struct {
+  __uint(type, BPF_MAP_TYPE_SOCKMAP);
+  __uint(max_entries, TPX_MAX_WORKERS *TPX_SOURCE_MODES);
+  __type(key, __u32);
+  __type(value, __u64);
+} tpx_listeners SEC(".maps") __weak;
+
+struct {
+  __uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+  __uint(max_entries, TPX_REASON_COUNT);
+  __type(key, __u32);
+  __type(value, struct tpx_count);
+} tpx_counters SEC(".maps") __weak;
+
+struct {
+  __uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+  __uint(max_entries, TPX_SLOTS *TPX_MAX_RULES);
+  __type(key, __u32);
+  __type(value, struct tpx_count);
+} tpx_rule_hits SEC(".maps") __weak;
+
+struct {
+  __uint(type, BPF_MAP_TYPE_HASH);
+  __uint(max_entries, TPX_MAX_LOCAL_ADDRS);
+  __type(key, struct tpx_addr);
+  __type(value, __u32);
+} tpx_local SEC(".maps") __weak;
+
+struct {
+  __uint(type, BPF_MAP_TYPE_LRU_HASH);
+  __uint(max_entries, TPX_MAX_FLOWS);
+  __type(key, struct tpx_flow);
+  __type(value, struct tpx_verdict);
+} tpx_flows SEC(".maps") __weak;
+
+struct {
+  __uint(type, BPF_MAP_TYPE_LRU_HASH);
+  __uint(max_entries, TPX_MAX_FRAGS);
+  __type(key, struct tpx_frag_key);
+  __type(value, struct tpx_frag);
+} tpx_frags SEC(".maps") __weak;
+
+struct {
+  __uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+  __uint(max_entries, TPX_HANDOFF_SLOTS);
+  __type(key, __u32);
+  __type(value, struct tpx_handoff);
+} tpx_handoff SEC(".maps") __weak;
+
+struct {
+  __uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+  __uint(max_entries, 1);
+  __type(key, __u32);
+  __type(value, __u32);
+} tpx_guard SEC(".maps") __weak;
+
+/* Inner maps give sizes, not types: clang emits only forward declarations for
+ * types that are reached through a second pointer, and linking then fails. */
+struct tpx_tables_map {
+  __uint(type, BPF_MAP_TYPE_ARRAY);
+  __uint(max_entries, 1);
+  __uint(key_size, sizeof(__u32));
+  __uint(value_size, sizeof(struct tpx_tables));
+};
+
+struct {
+  __uint(type, BPF_MAP_TYPE_ARRAY_OF_MAPS);
+  __uint(max_entries, TPX_SLOTS);
+  __type(key, __u32);
+  __array(values, struct tpx_tables_map);
+} tpx_tables SEC(".maps") __weak;
+
+struct tpx_prefix_map {
+  __uint(type, BPF_MAP_TYPE_LPM_TRIE);
+  __uint(map_flags, BPF_F_NO_PREALLOC);
+  __uint(max_entries, TPX_MAX_PREFIXES);
+  __uint(key_size, sizeof(struct tpx_prefix_key));
+  __uint(value_size, sizeof(__u32));
+};
+
+struct {
+  __uint(type, BPF_MAP_TYPE_ARRAY_OF_MAPS);
+  __uint(max_entries, TPX_SLOTS * 2);
+  __type(key, __u32);
+  __array(values, struct tpx_prefix_map);
+} tpx_prefixes SEC(".maps") __weak;

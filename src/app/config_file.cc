@@ -1,0 +1,65 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "tpx/app/config_file.h"
+
+#include <fcntl.h>
+#include <sys/stat.h>
+
+#include <cerrno>
+
+#include "absl/strings/str_cat.h"
+#include "tpx/base/status.h"
+#include "tpx/base/unique_fd.h"
+
+namespace tpx::app {
+namespace {
+
+// O_NONBLOCK: opening a FIFO must not wait for a writer.
+absl::StatusOr<std::string> ReadRegularFile(const std::string& path, size_t limit) {
+  UniqueFd fd(open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK));
+  if (!fd) return ErrnoStatus(errno, path);
+  struct stat st;
+  if (fstat(fd.get(), &st) != 0) return ErrnoStatus(errno, path);
+  if (!S_ISREG(st.st_mode)) return absl::InvalidArgumentError(absl::StrCat(path, ": not a regular file"));
+  if (st.st_mode & S_IWOTH)
+    return absl::PermissionDeniedError(
+        absl::StrCat(path, ": everybody may write to it; take that away with chmod o-w"));
+  std::string text;
+  char buffer[65536];
+  for (;;) {
+    ssize_t n = read(fd.get(), buffer, sizeof(buffer));
+    if (n < 0 && errno == EINTR) continue;
+    if (n < 0) return ErrnoStatus(errno, path);
+    if (n == 0) return text;
+    if (text.size() + n > limit)
+      return absl::ResourceExhaustedError(absl::StrCat(path, ": larger than ", limit >> 20, " MiB"));
+    text.append(buffer, n);
+  }
+}
+
+std::string FolderOf(const std::string& path) {
+  size_t slash = path.rfind('/');
+  return slash == std::string::npos ? "" : path.substr(0, slash + 1);
+}
+
+}  // namespace
+
+absl::StatusOr<ConfigFile> ReadConfigFile(const std::string& path) {
+  ConfigFile file;
+  TPX_ASSIGN_OR_RETURN(file.text, ReadRegularFile(path, policy::kMaxConfigBytes));
+  std::string folder = FolderOf(path);
+  auto read_set = [&folder](const std::string& name) {
+    return ReadRegularFile(name.starts_with('/') ? name : folder + name, policy::kMaxSetFileBytes);
+  };
+  file.parsed = policy::ParseConfig(file.text, path, read_set);
+  return file;
+}
+
+absl::Status ConfigErrors(const policy::ParseResult& parsed) {
+  if (parsed.ok()) return absl::OkStatus();
+  std::string text;
+  for (const policy::Diagnostic& error : parsed.errors)
+    absl::StrAppend(&text, text.empty() ? "" : "\n", error.ToString());
+  return absl::InvalidArgumentError(text);
+}
+
+}  // namespace tpx::app

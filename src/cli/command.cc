@@ -1,0 +1,98 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "command.h"
+
+#include <CLI/CLI.hpp>
+#include <sstream>
+
+namespace tpx::cli {
+namespace {
+
+constexpr Command kCommands[] = {
+    {"load", "attach to the kernel and pin",
+     "Attaches the BPF programs, publishes the policy, adds the policy routes; all or nothing. "
+     "From then on rules that drop or reject are in force; flows of proxy rules follow on_proxy_down "
+     "until a proxy runs. Says what it did. Loading twice changes nothing.",
+     kConfig | kDevices | kDryRun, RunLoad},
+    {"run", "run the proxy (loads first when nothing is loaded)",
+     "Serves until SIGTERM, then takes no new flow, lets sessions end for drain_timeout and exits; "
+     "a second SIGTERM ends at once. Reports readiness to systemd (Type=notify).",
+     kConfig | kDevices, RunRun},
+    {"reload", "publish a new policy; no flow is cut",
+     "Compiles the file, follows changes of the interfaces and swaps the policy in one step. "
+     "A faulty file changes nothing.",
+     kConfig, RunReload},
+    {"detach", "take everything away; the machine is as before",
+     "Removes programs, maps, links, rules and routes. Works with no proxy running, after any crash, "
+     "and any number of times.",
+     kNothing, RunDetach},
+    {"status", "what is loaded and who serves", "", kJson, RunStatus},
+    {"counters", "packets by reason, flows by rule, bytes by worker", "", kJson, RunCounters},
+    {"check", "check a configuration file without touching the kernel",
+     "Prints every fault as file:line:column. Exit status 1 when there is one.", kFile | kJson, RunCheck},
+    {"version", "version of the program and of its kernel contract", "", kJson, RunVersion},
+};
+
+void AddOptions(CLI::App& app, unsigned accepts, Options& options) {
+  if (accepts & kConfig)
+    app.add_option("-c,--config", options.config, "configuration file (YAML)")->type_name("FILE");
+  if (accepts & kDevices) {
+    app.add_option("--lan", options.lan, "without a file: proxy all TCP that comes in here, failing open")
+        ->type_name("DEV")
+        ->allow_extra_args(false);
+    app.add_option("--wan", options.wan, "without a file: device towards the servers")
+        ->type_name("DEV")
+        ->allow_extra_args(false);
+  }
+  if (accepts & kDryRun) app.add_flag("--dry-run", options.dry_run, "say what would be done, change nothing");
+  if (accepts & kJson) app.add_flag("--json", options.json, "answer in JSON");
+  if (accepts & kFile) app.add_option("FILE", options.file, "configuration file (YAML)")->required();
+}
+
+bool IsValidInstance(const std::string& name) {
+  return !name.empty() && name.size() <= 64 && name[0] != '.' &&
+         name.find_first_not_of("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_-.") ==
+             std::string::npos;
+}
+
+}  // namespace
+
+std::span<const Command> Commands() { return kCommands; }
+
+int Dispatch(int argc, char** argv, Env& env) {
+  Options options;
+  CLI::App app{"tpx-bpf: transparent gateway proxy, steered by eBPF, spliced by io_uring"};
+  app.name("tpx-bpf");
+  app.require_subcommand(1);
+  app.footer("Exit status: 0 done, 1 failed, 2 wrong usage. 'tpx-bpf COMMAND --help' tells more.");
+  app.add_option("--instance", options.instance, "name of the gateway, for several on one machine")
+      ->type_name("NAME")
+      ->capture_default_str();
+
+  const Command* chosen = nullptr;
+  for (const Command& command : kCommands) {
+    CLI::App* sub = app.add_subcommand(command.name, command.summary);
+    if (*command.details != '\0') sub->footer(command.details);
+    AddOptions(*sub, command.accepts, options);
+    sub->callback([&chosen, &command] { chosen = &command; });
+  }
+  try {
+    app.parse(argc, argv);
+  } catch (const CLI::ParseError& error) {
+    return app.exit(error, env.out, env.err) == 0 ? kDone : kUsage;
+  }
+  if (!IsValidInstance(options.instance)) {
+    env.err << "tpx-bpf: --instance takes letters, digits, '_', '-' and '.'\n";
+    return kUsage;
+  }
+  if (!options.config.empty() && (!options.lan.empty() || !options.wan.empty())) {
+    env.err << "tpx-bpf: --config and --lan/--wan exclude each other: name the devices in the file\n";
+    return kUsage;
+  }
+  if (options.lan.empty() && !options.wan.empty()) {
+    env.err << "tpx-bpf: --wan needs --lan\n";
+    return kUsage;
+  }
+  return chosen->run(options, env);
+}
+
+}  // namespace tpx::cli

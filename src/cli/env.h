@@ -1,0 +1,33 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <ostream>
+#include <string>
+#include <vector>
+
+namespace tpx::cli {
+
+// Exit statuses of every command.
+inline constexpr int kDone = 0;
+inline constexpr int kFailed = 1;
+inline constexpr int kUsage = 2;
+
+// Everything a command touches besides the kernel: standard output is the
+// answer, standard error the explanation.
+struct Env {
+  std::ostream& out;
+  std::ostream& err;
+};
+
+// The options of one invocation. A command reads those that its table entry
+// asks for; the others keep their defaults.
+struct Options {
+  std::string instance = "tpx-bpf";
+  std::string config;              // empty: none given
+  std::vector<std::string> lan, wan;
+  std::string file;                // positional argument of check
+  bool json = false;
+  bool dry_run = false;
+};
+
+}  // namespace tpx::cli

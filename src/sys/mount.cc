@@ -1,0 +1,63 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "tpx/sys/mount.h"
+
+#include <dirent.h>
+#include <linux/magic.h>
+#include <sys/mount.h>
+#include <sys/vfs.h>
+
+#include <cerrno>
+#include <cstring>
+#include <memory>
+
+#include "absl/strings/str_cat.h"
+#include "tpx/base/status.h"
+
+namespace tpx::sys {
+namespace {
+
+absl::StatusOr<bool> IsEmpty(const std::string& path) {
+  std::unique_ptr<DIR, int (*)(DIR*)> dir(opendir(path.c_str()), closedir);
+  if (dir == nullptr) return ErrnoStatus(errno, absl::StrCat("opendir ", path));
+  while (const dirent* entry = readdir(dir.get())) {
+    const std::string_view name = entry->d_name;
+    // The kernel may put iterators of its own ("maps.debug") into the root.
+    if (name != "." && name != ".." && !name.ends_with(".debug")) return false;
+  }
+  return true;
+}
+
+}  // namespace
+
+absl::StatusOr<bool> IsBpffs(const std::string& path) {
+  struct statfs fs {};
+  if (statfs(path.c_str(), &fs) != 0) return ErrnoStatus(errno, absl::StrCat("statfs ", path));
+  return static_cast<uint32_t>(fs.f_type) == BPF_FS_MAGIC;
+}
+
+absl::Status MountBpffs(const std::string& path) {
+  TPX_ASSIGN_OR_RETURN(bool empty, IsEmpty(path));
+  if (!empty) {
+    return absl::FailedPreconditionError(
+        absl::StrCat(path, " is no BPF file system and not empty; mount one with 'mount -t bpf bpf DIR'"));
+  }
+  if (mount("bpf", path.c_str(), "bpf", MS_NOSUID | MS_NODEV | MS_NOEXEC, "mode=0700") != 0) {
+    return ErrnoStatus(errno, absl::StrCat("mount -t bpf bpf ", path));
+  }
+  return absl::OkStatus();
+}
+
+absl::StatusOr<bool> UnmountBpffsIfEmpty(const std::string& path) {
+  absl::StatusOr<bool> is_bpffs = IsBpffs(path);
+  if (!is_bpffs.ok() || !*is_bpffs) return false;
+  TPX_ASSIGN_OR_RETURN(bool empty, IsEmpty(path));
+  if (!empty) return false;
+  // Busy: somebody else uses it by now, so it is no longer ours to remove.
+  if (umount2(path.c_str(), UMOUNT_NOFOLLOW) != 0) {
+    if (errno == EBUSY || errno == EINVAL) return false;
+    return ErrnoStatus(errno, absl::StrCat("umount ", path));
+  }
+  return true;
+}
+
+}  // namespace tpx::sys

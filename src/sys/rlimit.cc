@@ -1,0 +1,19 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "tpx/sys/rlimit.h"
+
+#include <sys/resource.h>
+
+namespace tpx::sys {
+
+uint64_t RaiseDescriptorLimit(uint64_t wanted) {
+  rlimit now{};
+  if (getrlimit(RLIMIT_NOFILE, &now) != 0) return 1024;
+  if (wanted > now.rlim_max) {
+    const rlimit more{wanted, wanted};
+    if (setrlimit(RLIMIT_NOFILE, &more) == 0) return wanted;
+  }
+  const rlimit full{now.rlim_max, now.rlim_max};
+  return setrlimit(RLIMIT_NOFILE, &full) == 0 ? full.rlim_cur : now.rlim_cur;
+}
+
+}  // namespace tpx::sys
