@@ -47,7 +47,13 @@ static __always_inline int reason_of_verdict(const struct tpx_flow *flow, struct
 
   if (v->action == TPX_ACTION_BYPASS) return TPX_R_RULE_BYPASS;
   if (v->action == TPX_ACTION_DROP) return TPX_R_RULE_DROP;
-  if (v->action == TPX_ACTION_REJECT) return TPX_R_RULE_REJECT;
+  if (v->action == TPX_ACTION_REJECT) {
+    /* Delivered locally, a packet without a socket is answered by the stack; a ping would
+     * be answered too, in the destination's name. */
+    int has_sockets = flow->proto == IPPROTO_TCP || flow->proto == IPPROTO_UDP;
+
+    return has_sockets ? TPX_R_RULE_REJECT : TPX_R_RULE_DROP;
+  }
   availability = tpx_pick_worker(flow, v);
   return availability == WORKER_FOUND ? TPX_R_RULE_PROXY : unavailable(v, availability);
 }

@@ -49,8 +49,8 @@ void AddOptions(CLI::App& app, unsigned accepts, Options& options) {
 }
 
 bool IsValidInstance(const std::string& name) {
-  return !name.empty() && name.size() <= 64 && name[0] != '.' &&
-         name.find_first_not_of("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_-.") ==
+  return !name.empty() && name.size() <= 64 && name[0] != '-' &&
+         name.find_first_not_of("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_-") ==
              std::string::npos;
 }
 
@@ -81,7 +81,7 @@ int Dispatch(int argc, char** argv, Env& env) {
     return app.exit(error, env.out, env.err) == 0 ? kDone : kUsage;
   }
   if (!IsValidInstance(options.instance)) {
-    env.err << "tpx-bpf: --instance takes letters, digits, '_', '-' and '.'\n";
+    env.err << "tpx-bpf: --instance takes letters, digits, '_' and '-', 64 at most\n";
     return kUsage;
   }
   if (!options.config.empty() && (!options.lan.empty() || !options.wan.empty())) {

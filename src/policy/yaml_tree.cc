@@ -165,7 +165,10 @@ class YamlTree::Builder : public YAML::EventHandler {
 
   void Open(const YAML::Mark& mark, Kind kind, const std::string& tag, YAML::anchor_t anchor) {
     if (open_.size() >= kMaxYamlDepth) Fail(mark, StrCat("nested deeper than ", kMaxYamlDepth, " levels"));
-    if (YamlNode* node = Make(mark, kind, tag, anchor)) open_.push_back(node);
+    if (YamlNode* node = Make(mark, kind, tag, anchor)) {
+      open_.push_back(node);
+      ++pending_;
+    }
   }
 
   void Close() {

@@ -11,7 +11,7 @@
 #include <thread>
 
 #include "absl/strings/numbers.h"
-#include "absl/strings/str_cat.h"
+#include "tpx/base/strings.h"
 #include "tpx/base/status.h"
 #include "tpx/sys/file.h"
 
@@ -34,15 +34,15 @@ absl::StatusOr<UniqueFd> OpenLockFile(const std::string& path) {
     TPX_RETURN_IF_ERROR(MakeDirectories(path.substr(0, path.rfind('/')), 0700));
     fd.Reset(open(path.c_str(), kFlags, 0600));
   }
-  if (!fd && errno != ENOENT) return ErrnoStatus(errno, absl::StrCat("open ", path));
+  if (!fd && errno != ENOENT) return ErrnoStatus(errno, StrCat("open ", path));
   return fd;  // empty: the directory vanished again, try once more
 }
 
 absl::Status WritePid(int fd, const std::string& path) {
-  const std::string text = absl::StrCat(getpid(), "\n");
-  if (ftruncate(fd, 0) != 0) return ErrnoStatus(errno, absl::StrCat("ftruncate ", path));
+  const std::string text = StrCat(getpid(), "\n");
+  if (ftruncate(fd, 0) != 0) return ErrnoStatus(errno, StrCat("ftruncate ", path));
   if (pwrite(fd, text.data(), text.size(), 0) != static_cast<ssize_t>(text.size())) {
-    return ErrnoStatus(errno, absl::StrCat("write ", path));
+    return ErrnoStatus(errno, StrCat("write ", path));
   }
   return absl::OkStatus();
 }
@@ -60,11 +60,11 @@ absl::StatusOr<FileLock> FileLock::Acquire(const std::string& path, std::chrono:
       }
       continue;
     }
-    if (fd && errno != EWOULDBLOCK && errno != EINTR) return ErrnoStatus(errno, absl::StrCat("flock ", path));
+    if (fd && errno != EWOULDBLOCK && errno != EINTR) return ErrnoStatus(errno, StrCat("flock ", path));
     if (std::chrono::steady_clock::now() >= deadline) {
       pid_t holder = Holder(path).value_or(0);
-      return absl::UnavailableError(holder > 0 ? absl::StrCat(path, " is locked by process ", holder)
-                                               : absl::StrCat(path, " is locked by another process"));
+      return absl::UnavailableError(holder > 0 ? StrCat(path, " is locked by process ", holder)
+                                               : StrCat(path, " is locked by another process"));
     }
     // flock has no bounded wait; the lock is held for milliseconds as a rule.
     std::this_thread::sleep_for(kRetry);
@@ -77,7 +77,7 @@ std::optional<pid_t> FileLock::Holder(const std::string& path) {
   char text[24] = {};
   pid_t pid = 0;
   ssize_t n = pread(fd.get(), text, sizeof(text) - 1, 0);
-  if (n <= 0 || !absl::SimpleAtoi(std::string_view(text, static_cast<size_t>(n)), &pid)) return 0;
+  if (n <= 0 || !absl::SimpleAtoi(absl::string_view(text, static_cast<size_t>(n)), &pid)) return 0;
   return pid;
 }
 

@@ -10,7 +10,7 @@
 #include <cstring>
 #include <memory>
 
-#include "absl/strings/str_cat.h"
+#include "tpx/base/strings.h"
 #include "tpx/base/status.h"
 
 namespace tpx::sys {
@@ -18,7 +18,7 @@ namespace {
 
 absl::StatusOr<bool> IsEmpty(const std::string& path) {
   std::unique_ptr<DIR, int (*)(DIR*)> dir(opendir(path.c_str()), closedir);
-  if (dir == nullptr) return ErrnoStatus(errno, absl::StrCat("opendir ", path));
+  if (dir == nullptr) return ErrnoStatus(errno, StrCat("opendir ", path));
   while (const dirent* entry = readdir(dir.get())) {
     const std::string_view name = entry->d_name;
     // The kernel may put iterators of its own ("maps.debug") into the root.
@@ -31,7 +31,7 @@ absl::StatusOr<bool> IsEmpty(const std::string& path) {
 
 absl::StatusOr<bool> IsBpffs(const std::string& path) {
   struct statfs fs {};
-  if (statfs(path.c_str(), &fs) != 0) return ErrnoStatus(errno, absl::StrCat("statfs ", path));
+  if (statfs(path.c_str(), &fs) != 0) return ErrnoStatus(errno, StrCat("statfs ", path));
   return static_cast<uint32_t>(fs.f_type) == BPF_FS_MAGIC;
 }
 
@@ -39,10 +39,10 @@ absl::Status MountBpffs(const std::string& path) {
   TPX_ASSIGN_OR_RETURN(bool empty, IsEmpty(path));
   if (!empty) {
     return absl::FailedPreconditionError(
-        absl::StrCat(path, " is no BPF file system and not empty; mount one with 'mount -t bpf bpf DIR'"));
+        StrCat(path, " is no BPF file system and not empty; mount one with 'mount -t bpf bpf DIR'"));
   }
   if (mount("bpf", path.c_str(), "bpf", MS_NOSUID | MS_NODEV | MS_NOEXEC, "mode=0700") != 0) {
-    return ErrnoStatus(errno, absl::StrCat("mount -t bpf bpf ", path));
+    return ErrnoStatus(errno, StrCat("mount -t bpf bpf ", path));
   }
   return absl::OkStatus();
 }
@@ -55,7 +55,7 @@ absl::StatusOr<bool> UnmountBpffsIfEmpty(const std::string& path) {
   // Busy: somebody else uses it by now, so it is no longer ours to remove.
   if (umount2(path.c_str(), UMOUNT_NOFOLLOW) != 0) {
     if (errno == EBUSY || errno == EINVAL) return false;
-    return ErrnoStatus(errno, absl::StrCat("umount ", path));
+    return ErrnoStatus(errno, StrCat("umount ", path));
   }
   return true;
 }

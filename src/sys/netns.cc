@@ -7,7 +7,7 @@
 #include <cerrno>
 #include <memory>
 
-#include "absl/strings/str_cat.h"
+#include "tpx/base/strings.h"
 #include "tpx/base/status.h"
 
 namespace tpx::sys {
@@ -19,7 +19,7 @@ std::optional<std::string> FindIn(const std::string& dir, const std::string& suf
   if (stream == nullptr) return std::nullopt;
   while (const dirent* entry = readdir(stream.get())) {
     if (entry->d_name[0] == '.') continue;
-    std::string path = absl::StrCat(dir, "/", entry->d_name, suffix);
+    std::string path = StrCat(dir, "/", entry->d_name, suffix);
     struct stat st {};
     if (stat(path.c_str(), &st) == 0 && st.st_ino == inode) return path;
   }

@@ -22,15 +22,15 @@ struct PortRange {
 // One rule, names of sets already replaced by their prefixes. An empty list in
 // a match accepts everything.
 struct Rule {
-  std::string name;
-  std::vector<uint8_t> protocols;
-  std::vector<Prefix> src, dst;
-  std::vector<PortRange> sports, dports;
+  std::string name{};
+  std::vector<uint8_t> protocols{};
+  std::vector<Prefix> src{}, dst{};
+  std::vector<PortRange> sports{}, dports{};
   tpx_action action = TPX_ACTION_BYPASS;
   tpx_fail_mode fail_mode = TPX_FAIL_OPEN;
   tpx_source_mode source = TPX_SOURCE_MASQUERADE;
   bool matches_nothing = false;  // src or dst names only empty sets
-  int line = 0;                  // in the file, for messages; 0 for the implicit ones
+  int line = 0, column = 0;      // in the file, for messages; 0 for the implicit ones
   friend bool operator==(const Rule&, const Rule&) = default;
 };
 

@@ -1,0 +1,45 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <string>
+
+#include "tpx/bpf/map.h"
+#include "tpx/bpf/shared_array.h"
+#include "tpx_abi.h"
+
+// The maps of a pin directory, each with its type. See tpx_abi.h for meanings.
+namespace tpx::bpf {
+
+inline absl::StatusOr<SharedArray<tpx_control>> OpenControl(const std::string& pins, Access access) {
+  return SharedArray<tpx_control>::OpenPinned(pins + "/tpx_control", 1, access);
+}
+inline absl::StatusOr<SharedArray<tpx_worker>> OpenWorkers(const std::string& pins, Access access) {
+  return SharedArray<tpx_worker>::OpenPinned(pins + "/tpx_workers", TPX_MAX_WORKERS, access);
+}
+// Index TPX_LISTENER(worker, source); written as a descriptor, read as a socket cookie.
+inline absl::StatusOr<Map<uint32_t, uint64_t>> OpenListeners(const std::string& pins, Access access) {
+  return Map<uint32_t, uint64_t>::OpenPinned(pins + "/tpx_listeners", BPF_MAP_TYPE_SOCKMAP, access);
+}
+inline absl::StatusOr<PerCpuArray<tpx_count>> OpenCounters(const std::string& pins, Access access) {
+  return PerCpuArray<tpx_count>::OpenPinned(pins + "/tpx_counters", access);
+}
+// Index slot * TPX_MAX_RULES + rule, slot = generation % TPX_SLOTS.
+inline absl::StatusOr<PerCpuArray<tpx_count>> OpenRuleHits(const std::string& pins, Access access) {
+  return PerCpuArray<tpx_count>::OpenPinned(pins + "/tpx_rule_hits", access);
+}
+inline absl::StatusOr<Map<tpx_addr, uint32_t>> OpenLocal(const std::string& pins, Access access) {
+  return Map<tpx_addr, uint32_t>::OpenPinned(pins + "/tpx_local", BPF_MAP_TYPE_HASH, access);
+}
+inline absl::StatusOr<Map<tpx_flow, tpx_verdict>> OpenFlows(const std::string& pins, Access access) {
+  return Map<tpx_flow, tpx_verdict>::OpenPinned(pins + "/tpx_flows", BPF_MAP_TYPE_LRU_HASH, access);
+}
+// Of one inner map per slot, and per slot and dimension (slot * 2 + dimension).
+// The value is a descriptor when written and a map id when read.
+inline absl::StatusOr<Map<uint32_t, uint32_t>> OpenTables(const std::string& pins, Access access) {
+  return Map<uint32_t, uint32_t>::OpenPinned(pins + "/tpx_tables", BPF_MAP_TYPE_ARRAY_OF_MAPS, access);
+}
+inline absl::StatusOr<Map<uint32_t, uint32_t>> OpenPrefixes(const std::string& pins, Access access) {
+  return Map<uint32_t, uint32_t>::OpenPinned(pins + "/tpx_prefixes", BPF_MAP_TYPE_ARRAY_OF_MAPS, access);
+}
+
+}  // namespace tpx::bpf

@@ -1,0 +1,92 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "tpx/policy/config.h"
+
+// Putting the kernel side up, changing it and taking it away.
+//
+// Invariants
+//  1. A load is all or nothing: what a failed or killed one left is removed by
+//     the same code as by a detach, at the latest by the next load or detach.
+//  2. Every change outside the pin directory is in the journal before it is
+//     made, so that it can be undone without knowing how far a load came.
+//  3. Everything is attached before the pin directory gets its final name;
+//     where that exists, the load is complete.
+//  4. All changes happen under one lock in the state directory.
+namespace tpx::control {
+
+// An instance; its name changes both paths.
+struct Paths {
+  std::string pins = "/sys/fs/bpf/tpx-bpf";
+  std::string state = "/run/tpx-bpf";
+};
+
+enum class Role { kLan, kWan };
+std::string_view RoleName(Role role);  // "lan", "wan"
+enum class Mode { kTcx, kClsact };
+std::string_view ModeName(Mode mode);  // "tcx", "clsact"
+
+// A device that a program is attached to.
+struct Device {
+  std::string name;
+  int ifindex = 0;
+  Role role = Role::kLan;
+  Mode mode = Mode::kTcx;
+  uint32_t priority = 0;  // of the filter, where mode is kClsact
+  friend bool operator==(const Device&, const Device&) = default;
+};
+
+// `lines` is what to tell the user, in order.
+struct LoadReport {
+  bool already_loaded = false;
+  std::vector<std::string> lines;
+  std::vector<Device> devices;
+  std::vector<std::string> rules, routes;
+  uint32_t generation = 0;
+};
+struct DetachReport {
+  bool was_loaded = false;  // or left half loaded
+  std::vector<std::string> lines;
+};
+struct ReloadReport {
+  std::vector<std::string> lines;
+  std::vector<Device> devices;
+  uint32_t generation = 0;
+};
+
+// Called before each change, named in words; an error stops the work there.
+using Checkpoint = std::function<absl::Status(std::string_view step)>;
+
+// Attaches and pins everything and publishes the policy. Changes nothing and
+// says so when this instance is loaded. `config_text` is kept for `status`.
+absl::StatusOr<LoadReport> Load(const Paths& paths, const policy::Config& config, std::string_view config_text,
+                                const Checkpoint& checkpoint = nullptr);
+
+// What Load would do, after all its checks.
+absl::StatusOr<LoadReport> PlanLoad(const Paths& paths, const policy::Config& config);
+
+// Removes everything, needs no daemon and no configuration. Idempotent.
+absl::StatusOr<DetachReport> Detach(const Paths& paths, const Checkpoint& checkpoint = nullptr);
+
+// Publishes a new generation of the policy and follows changed interfaces. On
+// error the old generation runs on. A changed `steering` section is
+// kFailedPrecondition, as is nothing being loaded.
+absl::StatusOr<ReloadReport> Reload(const Paths& paths, const policy::Config& config,
+                                    std::string_view config_text, const Checkpoint& checkpoint = nullptr);
+
+struct StoredConfig {
+  policy::Config config;
+  std::string text;
+};
+// The configuration that is loaded, sets included; kNotFound when none is.
+absl::StatusOr<StoredConfig> LoadedConfig(const Paths& paths);
+
+}  // namespace tpx::control

@@ -1,0 +1,59 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <array>
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "tpx_abi.h"
+
+namespace tpx::observe {
+
+// Static facts of a reason or a worker counter: one row of tpx_reasons.def or
+// tpx_counters.def.
+struct ReasonName {
+  const char* name;    // "rule_proxy"
+  const char* hook;    // "tc", "lookup"
+  const char* effect;  // "pass", "steer", "drop"
+  const char* text;
+};
+struct CounterName {
+  const char* name;  // "bytes_up"
+  const char* kind;  // "counter", "gauge"
+  const char* text;
+};
+const ReasonName& NameOf(tpx_reason reason);
+const CounterName& NameOf(tpx_worker_counter counter);
+const char* WorkerStateName(uint32_t state);  // "serving", …
+
+struct Count {
+  uint64_t packets = 0;
+  uint64_t bytes = 0;
+};
+
+struct WorkerView {
+  uint32_t id = 0;
+  uint32_t state = TPX_WORKER_ABSENT;
+  uint32_t pid = 0;
+  int64_t lease_left_ms = 0;  // negative: ran out that long ago
+  std::array<uint64_t, TPX_WORKER_COUNTER_COUNT> counters{};
+  // Alive means that BPF would still count on it.
+  bool alive() const { return state != TPX_WORKER_ABSENT && lease_left_ms >= 0; }
+};
+
+// Everything that the pinned maps tell, read without asking any process. The
+// values are read one after the other while traffic goes on: sums may differ
+// by the packets in between.
+struct Snapshot {
+  uint32_t generation = 0;
+  uint32_t listen_port = 0;
+  std::array<Count, TPX_REASON_COUNT> reasons{};
+  std::vector<Count> rules{};         // of the live generation, by index
+  std::vector<WorkerView> workers{};  // as many as the proxy that ran last had
+};
+
+absl::StatusOr<Snapshot> TakeSnapshot(const std::string& pins, size_t n_rules);
+
+}  // namespace tpx::observe

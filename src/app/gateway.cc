@@ -1,0 +1,226 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "tpx/app/gateway.h"
+
+#include <fcntl.h>
+#include <poll.h>
+#include <pthread.h>
+#include <sched.h>
+
+#include <cerrno>
+#include <chrono>
+#include <thread>
+#include <vector>
+
+#include "absl/strings/str_cat.h"
+#include "descriptor_budget.h"
+#include "signals.h"
+#include "tpx/base/log.h"
+#include "tpx/control/attached.h"
+#include "tpx/data/worker.h"
+#include "tpx/sys/file_lock.h"
+#include "tpx/sys/notify.h"
+#include "tpx/sys/rlimit.h"
+#include "tpx/sys/rtnl.h"
+
+namespace tpx::app {
+namespace {
+
+using Clock = std::chrono::steady_clock;
+
+constexpr int kTickMs = 1000;
+// Devices that are re-created come back within this time; later the process
+// ends with an error, so that its supervisor knows.
+constexpr auto kDeviceGrace = std::chrono::seconds(10);
+
+uint32_t CpuCount() {
+  cpu_set_t set;
+  if (sched_getaffinity(0, sizeof(set), &set) != 0) return 1;
+  return std::max(1, CPU_COUNT(&set));
+}
+
+uint32_t WorkerCount(const policy::Proxy& proxy) {
+  return std::min<uint32_t>(proxy.workers != 0 ? proxy.workers : CpuCount(), TPX_MAX_WORKERS);
+}
+
+// The file exists once connection tracking is built in or loaded; its number is
+// above zero only while something in this namespace is tracked.
+UniqueFd OpenConntrackCount() {
+  return UniqueFd(open("/proc/sys/net/netfilter/nf_conntrack_count", O_RDONLY | O_CLOEXEC));
+}
+
+class Gateway {
+ public:
+  Gateway(control::Attached attached, const policy::Config& config)
+      : attached_(std::move(attached)), config_(config), conntrack_count_(OpenConntrackCount()) {}
+
+  ~Gateway() {
+    for (auto& worker : workers_) worker->Stop();
+    Join();
+  }
+
+  absl::Status Start();
+  absl::Status Serve(int signal_fd);
+
+ private:
+  data::WorkerOptions OptionsFor(uint32_t id, const DescriptorBudget& budget, uint16_t port);
+  DescriptorBudget FitLimits(uint32_t workers);
+  absl::Status CheckKernelSide();
+  void FollowNetwork(sys::RtnlMonitor& monitor);
+  void OnSignals(int count);
+  bool Finished() const { return running_.load() == 0; }
+  void Join();
+
+  control::Attached attached_;
+  const policy::Config config_;
+  UniqueFd conntrack_count_;
+  std::vector<std::unique_ptr<data::Worker>> workers_;
+  std::vector<std::thread> threads_;
+  std::atomic<uint32_t> running_{0};
+  bool draining_ = false;
+  Clock::time_point devices_seen_ = Clock::now();
+};
+
+DescriptorBudget Gateway::FitLimits(uint32_t workers) {
+  const policy::Proxy& proxy = config_.proxy;
+  uint64_t wanted = proxy.max_sessions != 0 ? DescriptorsFor(workers, proxy.max_sessions, proxy.pipes) : 0;
+  uint64_t limit = sys::RaiseDescriptorLimit(wanted);
+  DescriptorBudget budget = DivideDescriptors(limit, workers, proxy.max_sessions, proxy.pipes);
+  if (budget.lowered)
+    LogWarning("the descriptor limit is ", limit, " and cannot be raised to ", wanted,
+               ": the session limit is lowered from ", proxy.max_sessions, " to ",
+               budget.sessions_per_worker * workers, "; raise LimitNOFILE= or ulimit -n");
+  return budget;
+}
+
+data::WorkerOptions Gateway::OptionsFor(uint32_t id, const DescriptorBudget& budget, uint16_t port) {
+  const policy::Timeouts& t = config_.proxy.timeouts;
+  return {.id = id,
+          .listen_port = port,
+          .max_sessions = budget.sessions_per_worker,
+          .max_pipes = budget.pipes_per_worker,
+          .own_mark = config_.steering.own_mark,
+          .connect_ms = t.connect_ms,
+          .idle_ms = t.idle_ms,
+          .half_closed_ms = t.half_closed_ms,
+          .drain_ms = t.drain_ms,
+          .lease_ms = t.lease_ms,
+          .keepalive_idle_s = t.keepalive_idle_s,
+          .keepalive_interval_s = t.keepalive_interval_s,
+          .keepalive_count = t.keepalive_count,
+          .shared = attached_.worker(id),
+          .conntrack_count_fd = conntrack_count_.get()};
+}
+
+absl::Status Gateway::Start() {
+  uint32_t count = WorkerCount(config_.proxy);
+  DescriptorBudget budget = FitLimits(count);
+  uint16_t port = 0;
+  for (uint32_t id = 0; id < count; id++) {
+    TPX_ASSIGN_OR_RETURN(auto worker, data::Worker::Create(OptionsFor(id, budget, port)));
+    port = worker->listen_port();
+    workers_.push_back(std::move(worker));
+  }
+  running_ = count;
+  for (uint32_t id = 0; id < count; id++) {
+    threads_.emplace_back([this, id] {
+      pthread_setname_np(pthread_self(), absl::StrCat("tpx-worker-", id).c_str());
+      workers_[id]->Run();
+      running_--;
+    });
+  }
+  // The leases run before BPF learns of the listeners, so the first flow finds a live worker.
+  for (uint32_t id = 0; id < count; id++)
+    for (auto source : {TPX_SOURCE_MASQUERADE, TPX_SOURCE_PRESERVE})
+      TPX_RETURN_IF_ERROR(attached_.SetListener(id, source, workers_[id]->listener_fd(source)));
+  attached_.SetProxy(count, port);
+  LogInfo("serving with ", count, count == 1 ? " worker" : " workers", ", at most ",
+          budget.sessions_per_worker * count, " sessions");
+  return absl::OkStatus();
+}
+
+void Gateway::FollowNetwork(sys::RtnlMonitor& monitor) {
+  auto changes = monitor.Drain();
+  if (!changes.ok()) return LogWarning(changes.status().message(), ", waiting for the next change");
+  if (changes->addresses || changes->links)
+    if (auto status = attached_.RefreshLocalAddresses(); !status.ok())
+      LogWarning("the gateway's own addresses could not be refreshed, keeping the old ones: ",
+                 status.message());
+  if (!changes->links) return;
+  auto reconciled = attached_.ReconcileDevices();
+  if (!reconciled.ok())
+    return LogWarning("devices could not be followed, trying again at the next change: ",
+                      reconciled.status().message());
+  for (const std::string& line : *reconciled) LogInfo(line);
+}
+
+// Somebody may take the kernel side away while we serve: that must not look like success.
+absl::Status Gateway::CheckKernelSide() {
+  if (!attached_.StillPinned())
+    return absl::AbortedError("detached by another process while serving; sessions were drained");
+  if (attached_.HasLanDevice()) devices_seen_ = Clock::now();
+  if (Clock::now() - devices_seen_ > kDeviceGrace)
+    return absl::UnavailableError("no LAN device is left: every device that the configuration names is gone");
+  return absl::OkStatus();
+}
+
+void Gateway::OnSignals(int count) {
+  for (; count > 0; count--) {
+    bool again = std::exchange(draining_, true);
+    if (again) {
+      LogInfo("stopping at once");
+      for (auto& worker : workers_) worker->Stop();
+    } else {
+      LogInfo("draining for at most ", config_.proxy.timeouts.drain_ms / 1000.0, " s");
+      if (auto s = sys::NotifyServiceManager("STOPPING=1"); !s.ok()) LogWarning(s.message(), ", going on");
+      for (auto& worker : workers_) worker->Drain();
+    }
+  }
+}
+
+absl::Status Gateway::Serve(int signal_fd) {
+  TPX_ASSIGN_OR_RETURN(auto monitor, sys::RtnlMonitor::Open());
+  // Whatever changed between load and here was not seen by the monitor.
+  TPX_RETURN_IF_ERROR(attached_.RefreshLocalAddresses());
+  TPX_RETURN_IF_ERROR(attached_.ReconcileDevices().status());
+  TPX_RETURN_IF_ERROR(sys::NotifyServiceManager("READY=1"));
+  absl::Status verdict;
+  Clock::time_point next_check = Clock::now();
+  while (!Finished()) {
+    pollfd fds[] = {{signal_fd, POLLIN, 0}, {monitor.fd(), POLLIN, 0}};
+    if (poll(fds, 2, draining_ ? 20 : kTickMs) < 0 && errno != EINTR) return ErrnoStatus(errno, "poll");
+    if (fds[0].revents != 0) OnSignals(DrainSignals(signal_fd));
+    if (fds[1].revents != 0 && verdict.ok()) FollowNetwork(monitor);
+    if (!verdict.ok() || Clock::now() < next_check) continue;
+    next_check = Clock::now() + std::chrono::milliseconds(kTickMs);
+    verdict = CheckKernelSide();
+    if (!verdict.ok() && !draining_) OnSignals(1);
+  }
+  Join();
+  attached_.RemoveListeners();
+  return verdict;
+}
+
+void Gateway::Join() {
+  for (std::thread& thread : threads_)
+    if (thread.joinable()) thread.join();
+}
+
+}  // namespace
+
+control::Paths InstancePaths(const std::string& name) {
+  return {.pins = absl::StrCat("/sys/fs/bpf/", name), .state = absl::StrCat("/run/", name)};
+}
+
+absl::Status RunGateway(const control::Paths& paths, const Source& source) {
+  TPX_ASSIGN_OR_RETURN(UniqueFd signals, TakeOverSignals());
+  TPX_ASSIGN_OR_RETURN(auto lock, sys::FileLock::Acquire(absl::StrCat(paths.state, "/run.lock"),
+                                                         std::chrono::milliseconds(0)));
+  TPX_ASSIGN_OR_RETURN(auto report, control::Load(paths, source.config, source.text));
+  for (const std::string& line : report.lines) LogInfo(line);
+  TPX_ASSIGN_OR_RETURN(auto attached, control::Attached::Open(paths));
+  Gateway gateway(std::move(attached), source.config);
+  TPX_RETURN_IF_ERROR(gateway.Start());
+  return gateway.Serve(signals.get());
+}
+
+}  // namespace tpx::app

@@ -1,0 +1,170 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "tpx/bpf/link.h"
+
+#include <bpf/bpf.h>
+#include <bpf/libbpf.h>
+#include <fcntl.h>
+#include <unistd.h>
+
+#include <cerrno>
+
+#include "libbpf_log.h"
+#include "tpx/base/status.h"
+#include "tpx/base/strings.h"
+#include "uapi.h"
+
+namespace tpx::bpf {
+namespace {
+
+constexpr std::string_view kSkLookupName = "tpx_sk_lookup";
+
+// libbpf returns negative errors here; the kernel's text, where libbpf has got
+// one, is in its log.
+absl::Status NetlinkStatus(int result, const std::string& what, const LibbpfLog& log) {
+  if (result == 0) return absl::OkStatus();
+  const absl::Status status = ErrnoStatus(-result, what);
+  std::string text = log.text().substr(0, log.text().find('\n'));
+  return text.empty() ? status : absl::Status(status.code(), StrCat(status.message(), " (", text, ")"));
+}
+
+bpf_tc_hook IngressHook(int ifindex) {
+  bpf_tc_hook hook{};
+  hook.sz = sizeof(hook);
+  hook.ifindex = ifindex;
+  hook.attach_point = BPF_TC_INGRESS;
+  return hook;
+}
+
+absl::StatusOr<bpf_link_info> LinkInfo(int fd) {
+  bpf_link_info info{};
+  uint32_t size = sizeof(info);
+  if (bpf_obj_get_info_by_fd(fd, &info, &size) != 0) return ErrnoStatus(errno, "inspect link");
+  return info;
+}
+
+}  // namespace
+
+absl::StatusOr<UniqueFd> AttachTcx(int program_fd, int ifindex) {
+  LIBBPF_OPTS(bpf_link_create_opts, options);
+  options.flags = kBefore;
+  UniqueFd fd(bpf_link_create(program_fd, ifindex, kTcxIngress, &options));
+  if (!fd) return ErrnoStatus(errno, "create tcx link");
+  return fd;
+}
+
+absl::StatusOr<UniqueFd> AttachSkLookup(int program_fd) {
+  UniqueFd netns(open("/proc/thread-self/ns/net", O_RDONLY | O_CLOEXEC));
+  if (!netns) return ErrnoStatus(errno, "open /proc/thread-self/ns/net");
+  UniqueFd fd(bpf_link_create(program_fd, netns.get(), BPF_SK_LOOKUP, nullptr));
+  if (!fd) return ErrnoStatus(errno, "create sk_lookup link");
+  return fd;
+}
+
+absl::Status PinLink(int link_fd, const std::string& path) {
+  if (bpf_obj_pin(link_fd, path.c_str()) != 0) return ErrnoStatus(errno, StrCat("pin link at ", path));
+  return absl::OkStatus();
+}
+
+absl::StatusOr<LinkState> InspectLink(const std::string& pin) {
+  UniqueFd fd(bpf_obj_get(pin.c_str()));
+  if (!fd) return ErrnoStatus(errno, StrCat("open pin ", pin));
+  TPX_ASSIGN_OR_RETURN(bpf_link_info info, LinkInfo(fd.get()));
+  LinkState state{.id = info.id, .program_id = info.prog_id};
+  if (info.type == kLinkTypeTcx) state.target = TcxIfindex(info);
+  if (info.type == BPF_LINK_TYPE_NETNS) state.target = info.netns.netns_ino;
+  return state;
+}
+
+absl::Status DestroyLink(const std::string& pin) {
+  UniqueFd fd(bpf_obj_get(pin.c_str()));
+  // What is no link has nothing to detach, only a pin.
+  if (fd) bpf_link_detach(fd.get());
+  if (unlink(pin.c_str()) != 0 && errno != ENOENT) return ErrnoStatus(errno, StrCat("unlink ", pin));
+  return absl::OkStatus();
+}
+
+absl::Status CreateClsact(int ifindex) {
+  LibbpfLog log;
+  bpf_tc_hook hook = IngressHook(ifindex);
+  return NetlinkStatus(bpf_tc_hook_create(&hook), "create clsact qdisc", log);
+}
+
+absl::Status DestroyClsact(int ifindex) {
+  LibbpfLog log;
+  bpf_tc_hook hook = IngressHook(ifindex);
+  hook.attach_point = static_cast<bpf_tc_attach_point>(BPF_TC_INGRESS | BPF_TC_EGRESS);
+  return NetlinkStatus(bpf_tc_hook_destroy(&hook), "delete clsact qdisc", log);
+}
+
+absl::Status AttachFilter(const Filter& filter, int program_fd) {
+  LibbpfLog log;
+  const bpf_tc_hook hook = IngressHook(filter.ifindex);
+  LIBBPF_OPTS(bpf_tc_opts, options);
+  options.prog_fd = program_fd;
+  options.handle = filter.handle;
+  options.priority = filter.priority;
+  const int result = bpf_tc_attach(&hook, &options);
+  // EINVAL: a filter of another kind has the priority.
+  return NetlinkStatus(result == -EINVAL ? -EEXIST : result, "attach filter", log);
+}
+
+absl::StatusOr<std::optional<uint32_t>> InspectFilter(const Filter& filter) {
+  LibbpfLog log;
+  const bpf_tc_hook hook = IngressHook(filter.ifindex);
+  LIBBPF_OPTS(bpf_tc_opts, options);
+  options.handle = filter.handle;
+  options.priority = filter.priority;
+  const int result = bpf_tc_query(&hook, &options);
+  if (result == 0) return options.prog_id;
+  // No filter, no qdisc, or no device.
+  if (result == -ENOENT || result == -EINVAL || result == -ENODEV) return std::nullopt;
+  return NetlinkStatus(result, "query filter", log);
+}
+
+absl::Status DetachFilter(const Filter& filter) {
+  LibbpfLog log;
+  const bpf_tc_hook hook = IngressHook(filter.ifindex);
+  LIBBPF_OPTS(bpf_tc_opts, options);
+  options.handle = filter.handle;
+  options.priority = filter.priority;
+  return NetlinkStatus(bpf_tc_detach(&hook, &options), "detach filter", log);
+}
+
+absl::StatusOr<bool> SkLookupAttached(uint64_t netns_inode) {
+  uint32_t id = 0;
+  while (bpf_link_get_next_id(id, &id) == 0) {
+    UniqueFd fd(bpf_link_get_fd_by_id(id));
+    if (!fd) continue;  // gone meanwhile
+    TPX_ASSIGN_OR_RETURN(bpf_link_info info, LinkInfo(fd.get()));
+    if (info.type != BPF_LINK_TYPE_NETNS || info.netns.netns_ino != netns_inode) continue;
+    absl::StatusOr<std::string> name = ProgramName(info.prog_id);
+    if (name.ok() && *name == kSkLookupName) return true;
+  }
+  if (errno != ENOENT) return ErrnoStatus(errno, "list links");
+  return false;
+}
+
+absl::StatusOr<UniqueFd> OpenPinnedProgram(const std::string& path) {
+  UniqueFd fd(bpf_obj_get(path.c_str()));
+  if (!fd) return ErrnoStatus(errno, StrCat("open pin ", path));
+  TPX_RETURN_IF_ERROR(ProgramId(fd.get()).status());
+  return fd;
+}
+
+absl::StatusOr<uint32_t> ProgramId(int program_fd) {
+  bpf_prog_info info{};
+  uint32_t size = sizeof(info);
+  if (bpf_obj_get_info_by_fd(program_fd, &info, &size) != 0) return ErrnoStatus(errno, "inspect program");
+  return info.id;
+}
+
+absl::StatusOr<std::string> ProgramName(uint32_t id) {
+  UniqueFd fd(bpf_prog_get_fd_by_id(id));
+  if (!fd) return ErrnoStatus(errno, StrCat("open program ", id));
+  bpf_prog_info info{};
+  uint32_t size = sizeof(info);
+  if (bpf_obj_get_info_by_fd(fd.get(), &info, &size) != 0) return ErrnoStatus(errno, "inspect program");
+  return std::string(info.name);
+}
+
+}  // namespace tpx::bpf

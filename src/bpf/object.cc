@@ -1,0 +1,85 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "tpx/bpf/object.h"
+
+#include <bpf/libbpf.h>
+
+#include <cerrno>
+#include <vector>
+
+#include "absl/strings/str_join.h"
+#include "absl/strings/str_split.h"
+#include "libbpf_log.h"
+#include "tpx.skel.h"
+#include "tpx/base/status.h"
+#include "tpx/base/strings.h"
+
+namespace tpx::bpf {
+namespace {
+
+constexpr size_t kVerifierLines = 20;
+
+absl::Status PinOne(int result, std::string_view what, const std::string& path) {
+  return result == 0 ? absl::OkStatus() : ErrnoStatus(-result, StrCat("pin ", what, " at ", path));
+}
+
+}  // namespace
+
+std::string SummariseLog(std::string_view log) {
+  constexpr std::string_view kBegin = "-- BEGIN PROG LOAD LOG --\n";
+  constexpr std::string_view kEnd = "-- END PROG LOAD LOG --";
+  size_t begin = log.rfind(kBegin);
+  if (begin == std::string_view::npos) {
+    std::vector<std::string> lines = absl::StrSplit(ToAbsl(log), '\n', absl::SkipWhitespace());
+    return lines.empty() ? "" : lines.front();
+  }
+  // The line reads: libbpf: prog 'NAME': -- BEGIN PROG LOAD LOG --
+  const size_t line = log.rfind('\n', begin) == std::string_view::npos ? 0 : log.rfind('\n', begin) + 1;
+  std::vector<std::string> head = absl::StrSplit(ToAbsl(log.substr(line, begin - line)), '\'');
+  begin += kBegin.size();
+  std::string_view body = log.substr(begin, log.find(kEnd, begin) - begin);
+  body = body.substr(0, body.rfind('\n'));
+  std::vector<std::string> lines = absl::StrSplit(ToAbsl(body), '\n', absl::SkipWhitespace());
+  if (lines.size() > kVerifierLines) lines.erase(lines.begin(), lines.end() - kVerifierLines);
+  return StrCat("the kernel's verifier rejected program ", head.size() > 1 ? head[1] : "", ":\n  ",
+                absl::StrJoin(lines, "\n  "));
+}
+
+void Object::Destroy::operator()(tpx_bpf* skeleton) const { tpx_bpf__destroy(skeleton); }
+
+absl::StatusOr<Object> Object::Load(const Knobs& knobs) {
+  LibbpfLog log;
+  Object object(tpx_bpf__open());
+  if (object.skeleton_ == nullptr) return Annotate(ErrnoStatus(errno, "open BPF object"), SummariseLog(log.text()));
+  object.skeleton_->rodata->tpx_steer_mark = knobs.steer_mark;
+  object.skeleton_->rodata->tpx_mark_mask = knobs.mark_mask;
+  object.skeleton_->rodata->tpx_own_mark = knobs.own_mark;
+  const int result = tpx_bpf__load(object.skeleton_.get());
+  if (result != 0) {
+    const absl::Status status = ErrnoStatus(-result, "load BPF object");
+    return absl::Status(status.code(), StrCat(status.message(), "; ", SummariseLog(log.text())));
+  }
+  return object;
+}
+
+int Object::lan_fd() const { return bpf_program__fd(skeleton_->progs.tpx_lan); }
+int Object::wan_fd() const { return bpf_program__fd(skeleton_->progs.tpx_wan); }
+int Object::sk_lookup_fd() const { return bpf_program__fd(skeleton_->progs.tpx_sk_lookup); }
+
+absl::Status Object::Pin(const std::string& dir) const {
+  LibbpfLog log;
+  bpf_map* map = nullptr;
+  bpf_object__for_each_map(map, skeleton_->obj) {
+    // Constants and such belong to the programs alone.
+    if (bpf_map__is_internal(map)) continue;
+    const std::string path = StrCat(dir, "/", bpf_map__name(map));
+    TPX_RETURN_IF_ERROR(PinOne(bpf_map__pin(map, path.c_str()), bpf_map__name(map), path));
+  }
+  bpf_program* program = nullptr;
+  bpf_object__for_each_program(program, skeleton_->obj) {
+    const std::string path = StrCat(dir, "/", bpf_program__name(program));
+    TPX_RETURN_IF_ERROR(PinOne(bpf_program__pin(program, path.c_str()), bpf_program__name(program), path));
+  }
+  return absl::OkStatus();
+}
+
+}  // namespace tpx::bpf

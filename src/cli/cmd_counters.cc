@@ -1,0 +1,99 @@
+// SPDX-License-Identifier: Apache-2.0
+#include <nlohmann/json.hpp>
+
+#include "absl/strings/str_format.h"
+#include "command.h"
+#include "report.h"
+#include "tpx/app/gateway.h"
+#include "tpx/app/view.h"
+
+namespace tpx::cli {
+namespace {
+
+using Json = nlohmann::ordered_json;
+using Totals = std::array<uint64_t, TPX_WORKER_COUNTER_COUNT>;
+
+Totals Sum(const std::vector<observe::WorkerView>& workers) {
+  Totals totals{};
+  for (const auto& worker : workers)
+    for (size_t i = 0; i < totals.size(); i++) totals[i] += worker.counters[i];
+  return totals;
+}
+
+Json NamedCounters(const Totals& values) {
+  Json named = Json::object();
+  for (size_t i = 0; i < values.size(); i++)
+    named[observe::NameOf(static_cast<tpx_worker_counter>(i)).name] = values[i];
+  return named;
+}
+
+Json ToJson(const app::GatewayView& view) {
+  Json reasons = Json::array(), rules = Json::array(), workers = Json::array();
+  for (size_t i = 0; i < TPX_REASON_COUNT; i++) {
+    const observe::ReasonName& name = observe::NameOf(static_cast<tpx_reason>(i));
+    const observe::Count& count = view.counts.reasons[i];
+    reasons.push_back({{"name", name.name},
+                       {"hook", name.hook},
+                       {"effect", name.effect},
+                       {"packets", count.packets},
+                       {"bytes", count.bytes},
+                       {"text", name.text}});
+  }
+  for (size_t i = 0; i < view.counts.rules.size(); i++)
+    rules.push_back({{"name", view.rules[i].name},
+                     {"action", view.rules[i].action},
+                     {"packets", view.counts.rules[i].packets},
+                     {"bytes", view.counts.rules[i].bytes}});
+  for (const auto& worker : view.counts.workers)
+    workers.push_back({{"id", worker.id},
+                       {"state", observe::WorkerStateName(worker.state)},
+                       {"counters", NamedCounters(worker.counters)}});
+  return {{"generation", view.counts.generation},
+          {"reasons", reasons},
+          {"rules", rules},
+          {"workers", workers},
+          {"totals", NamedCounters(Sum(view.counts.workers))}};
+}
+
+void PrintReasons(const app::GatewayView& view, const char* hook, const char* title, Env& env) {
+  env.out << title << '\n';
+  for (size_t i = 0; i < TPX_REASON_COUNT; i++) {
+    const observe::ReasonName& name = observe::NameOf(static_cast<tpx_reason>(i));
+    const observe::Count& count = view.counts.reasons[i];
+    if (count.packets == 0 || std::string_view(name.hook) != hook) continue;
+    env.out << absl::StrFormat("  %14s  %-6s %-20s %s\n", Grouped(count.packets), name.effect, name.name,
+                               name.text);
+  }
+}
+
+void Print(const app::GatewayView& view, Env& env) {
+  PrintReasons(view, "tc", "packets, by what became of them at tc ingress", env);
+  PrintReasons(view, "lookup", "lookups, by what became of them at sk_lookup", env);
+  env.out << "new flows, by rule (policy generation " << view.counts.generation << ")\n";
+  for (size_t i = 0; i < view.counts.rules.size(); i++)
+    env.out << absl::StrFormat("  %14s  %-6s %s\n", Grouped(view.counts.rules[i].packets),
+                               view.rules[i].action, view.rules[i].name);
+  env.out << "proxy, all workers\n";
+  Totals totals = Sum(view.counts.workers);
+  for (size_t i = 0; i < totals.size(); i++) {
+    const observe::CounterName& name = observe::NameOf(static_cast<tpx_worker_counter>(i));
+    if (totals[i] != 0)
+      env.out << absl::StrFormat("  %14s  %-27s %s\n", Grouped(totals[i]), name.name, name.text);
+  }
+}
+
+}  // namespace
+
+int RunCounters(const Options& options, Env& env) {
+  auto view = app::ReadGateway(app::InstancePaths(options.instance));
+  if (!view.ok()) return Fail(env, view.status());
+  if (!view->state.loaded)
+    return Fail(env, absl::NotFoundError("nothing is loaded; 'tpx-bpf load' or 'tpx-bpf run' does that"));
+  if (options.json)
+    env.out << ToJson(*view).dump(2) << '\n';
+  else
+    Print(*view, env);
+  return kDone;
+}
+
+}  // namespace tpx::cli

@@ -1,0 +1,108 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "state.h"
+
+#include <nlohmann/json.hpp>
+
+#include "config_json.h"
+#include "instance.h"
+#include "tpx/base/status.h"
+#include "tpx/base/strings.h"
+#include "tpx/sys/file.h"
+
+namespace tpx::control {
+namespace {
+
+using nlohmann::json;
+
+json DeviceToJson(const Device& device) {
+  return {{"name", device.name},
+          {"ifindex", device.ifindex},
+          {"role", RoleName(device.role)},
+          {"mode", ModeName(device.mode)},
+          {"priority", device.priority}};
+}
+
+Mode ModeFromJson(const json& j) { return j == ModeName(Mode::kTcx) ? Mode::kTcx : Mode::kClsact; }
+
+Device DeviceFromJson(const json& j) {
+  return {.name = j.at("name"),
+          .ifindex = j.at("ifindex"),
+          .role = j.at("role") == RoleName(Role::kLan) ? Role::kLan : Role::kWan,
+          .mode = ModeFromJson(j.at("mode")),
+          .priority = j.at("priority")};
+}
+
+json ToJson(const State& state) {
+  json devices = json::array();
+  for (const Device& device : state.devices) devices.push_back(DeviceToJson(device));
+  json names = json::object();
+  for (const auto& [generation, rules] : state.rule_names) names[std::to_string(generation)] = rules;
+  return {{"abi_version", state.abi_version},
+          {"netns", state.netns},
+          {"families", state.families},
+          {"mode", ModeName(state.mode)},
+          {"steering", SteeringToJson(state.steering)},
+          {"interfaces", InterfacesToJson(state.interfaces)},
+          {"devices", devices},
+          {"rule_names", names}};
+}
+
+State FromJson(const json& j) {
+  State state{.abi_version = j.at("abi_version"),
+              .netns = j.at("netns"),
+              .families = j.at("families").get<std::vector<sys::Family>>(),
+              .mode = ModeFromJson(j.at("mode")),
+              .steering = SteeringFromJson(j.at("steering")),
+              .interfaces = InterfacesFromJson(j.at("interfaces")),
+              .devices = {},
+              .rule_names = {}};
+  for (const json& device : j.at("devices")) state.devices.push_back(DeviceFromJson(device));
+  for (const auto& [generation, rules] : j.at("rule_names").items()) {
+    state.rule_names[static_cast<uint32_t>(std::stoul(generation))] = rules.get<std::vector<std::string>>();
+  }
+  return state;
+}
+
+}  // namespace
+
+absl::StatusOr<State> ReadState(const Paths& paths) {
+  TPX_ASSIGN_OR_RETURN(std::string text, sys::ReadFile(StatePath(paths)));
+  try {
+    return FromJson(json::parse(text));
+  } catch (const std::exception& e) {  // the library's only way to tell
+    return absl::DataLossError(StrCat(StatePath(paths), ": ", e.what()));
+  }
+}
+
+absl::Status WriteState(const Paths& paths, const State& state) {
+  return sys::WriteFileAtomic(StatePath(paths), ToJson(state).dump(2, ' ', false, json::error_handler_t::replace));
+}
+
+std::vector<sys::PolicyRule> RulesOf(const State& state, const Device& device) {
+  std::vector<sys::PolicyRule> rules;
+  for (sys::Family family : state.families) {
+    rules.push_back({.family = family,
+                     .iif = device.name,
+                     .mark = state.steering.steer_mark,
+                     .mask = state.steering.mark_mask,
+                     .table = state.steering.route_table,
+                     .priority = state.steering.rule_priority});
+  }
+  return rules;
+}
+
+std::vector<sys::LocalRoute> RoutesOf(const State& state) {
+  std::vector<sys::LocalRoute> routes;
+  for (sys::Family family : state.families) {
+    routes.push_back({.family = family, .table = state.steering.route_table});
+  }
+  return routes;
+}
+
+std::vector<std::string> RuleNames(const policy::Policy& policy) {
+  std::vector<std::string> names;
+  for (const policy::Rule& rule : policy.rules) names.push_back(rule.name);
+  return names;
+}
+
+}  // namespace tpx::control

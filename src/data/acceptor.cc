@@ -1,0 +1,97 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "tpx/data/acceptor.h"
+
+#include <fcntl.h>
+#include <sys/epoll.h>
+#include <sys/socket.h>
+
+#include <cerrno>
+
+#include "tpx/base/status.h"
+#include "tpx/data/connector.h"
+
+namespace tpx::data {
+namespace {
+
+constexpr tpx_source_mode kModes[] = {TPX_SOURCE_MASQUERADE, TPX_SOURCE_PRESERVE};
+
+UniqueFd OpenReserve(int like) { return UniqueFd(fcntl(like, F_DUPFD_CLOEXEC, 0)); }
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<Acceptor>> Acceptor::Create(uint16_t port, const sys::Keepalive& keepalive,
+                                                           SharedSlot& slot) {
+  std::unique_ptr<Acceptor> acceptor(new Acceptor(slot));
+  acceptor->port_ = port;
+  for (tpx_source_mode mode : kModes) {
+    TPX_ASSIGN_OR_RETURN(acceptor->listener_[mode], sys::TransparentListener(acceptor->port_, keepalive));
+    TPX_ASSIGN_OR_RETURN(acceptor->port_, sys::LocalPort(acceptor->listener_[mode].get()));
+  }
+  acceptor->epoll_ = UniqueFd(epoll_create1(EPOLL_CLOEXEC));
+  if (!acceptor->epoll_) return ErrnoStatus(errno, "epoll_create1");
+  acceptor->reserve_ = OpenReserve(acceptor->epoll_.get());
+  if (!acceptor->reserve_) return ErrnoStatus(errno, "reserve descriptor");
+  acceptor->Resume();
+  return acceptor;
+}
+
+Acceptor::Outcome Acceptor::Accept(uint32_t budget, AcceptSink& sink) {
+  Outcome outcome = Outcome::kDry;
+  for (tpx_source_mode mode : kModes) {
+    outcome = AcceptFrom(mode, budget, sink);
+    if (outcome != Outcome::kDry) return outcome;
+  }
+  return outcome;
+}
+
+Acceptor::Outcome Acceptor::AcceptFrom(tpx_source_mode source, uint32_t& budget, AcceptSink& sink) {
+  for (; budget > 0; --budget) {
+    Endpoint client;
+    const int fd = sys::AcceptConnection(listener_[source].get(), client);
+    if (fd >= 0) {
+      if (!sink.OnAccepted(UniqueFd(fd), client, source)) return Outcome::kShortage;
+      continue;
+    }
+    if (fd == -EAGAIN || fd == -EINVAL) return Outcome::kDry;  // EINVAL: shut down
+    if (!IsShortage(-fd)) continue;  // that connection failed while it waited
+    slot_.Add(TPX_C_ACCEPT_ERRORS);
+    return Outcome::kShortage;
+  }
+  return Outcome::kBudgetUsed;
+}
+
+void Acceptor::Pause() {
+  for (const UniqueFd& listener : listener_) {
+    epoll_ctl(epoll_.get(), EPOLL_CTL_DEL, listener.get(), nullptr);
+  }
+}
+
+void Acceptor::Resume() {
+  for (const UniqueFd& listener : listener_) {
+    epoll_event event{};
+    event.events = EPOLLIN;
+    epoll_ctl(epoll_.get(), EPOLL_CTL_ADD, listener.get(), &event);
+  }
+}
+
+uint32_t Acceptor::ResetWaiting(uint32_t budget) {
+  uint32_t n = 0;
+  for (tpx_source_mode mode : kModes) {
+    while (n < budget) {
+      reserve_.Reset();
+      Endpoint client;
+      const UniqueFd connection(sys::AcceptConnection(listener_[mode].get(), client));
+      if (!connection) break;
+      ++n;
+    }
+  }
+  if (!reserve_) reserve_ = OpenReserve(epoll_.get());
+  slot_.Add(TPX_C_LIMIT_RESET, n);
+  return n;
+}
+
+void Acceptor::Shutdown() {
+  for (const UniqueFd& listener : listener_) shutdown(listener.get(), SHUT_RDWR);
+}
+
+}  // namespace tpx::data

@@ -1,0 +1,104 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "tpx/data/connector.h"
+
+#include <cerrno>
+
+#include "tpx/data/forbidden.h"
+
+namespace tpx::data {
+
+tpx_worker_counter ConnectFailureCounter(int error) {
+  switch (error) {
+    case ECONNREFUSED:
+      return TPX_C_CONNECT_REFUSED;
+    case ETIMEDOUT:
+      return TPX_C_CONNECT_TIMEOUT;
+    case ENETUNREACH:
+    case EHOSTUNREACH:
+    case ENETDOWN:
+    case EHOSTDOWN:
+    case EACCES:       // a prohibit route
+    case EPROTO:       // ICMP parameter problem
+    case ENOPROTOOPT:  // ICMP protocol unreachable
+      return TPX_C_CONNECT_UNREACHABLE;
+    default:
+      return TPX_C_CONNECT_FAILED;
+  }
+}
+
+bool IsShortage(int error) {
+  return error == EMFILE || error == ENFILE || error == ENOBUFS || error == ENOMEM;
+}
+
+Connector::Connector(const WorkerOptions& options, uint16_t listen_port, SharedSlot& slot)
+    : upstream_{.mark = options.own_mark,
+                .keepalive = {.idle_s = options.keepalive_idle_s,
+                              .interval_s = options.keepalive_interval_s,
+                              .count = options.keepalive_count}},
+      listen_port_(listen_port),
+      conntrack_active_(options.conntrack_active),
+      slot_(slot) {}
+
+Connector::Result Connector::Dial(int client, const Endpoint& client_address, tpx_source_mode source) {
+  Endpoint destination;
+  int hops = 0;
+  if (Check(client, client_address, destination, hops) < 0) return {};
+  Result result;
+  const int error = -(source == TPX_SOURCE_PRESERVE
+                          ? DialPreserving(client_address, destination, hops, result.server)
+                          : DialFrom(nullptr, destination, hops, result.server));
+  if (error == 0 || error == EINPROGRESS) return result;
+  slot_.Add(ConnectFailureCounter(error));
+  result.server.Reset();
+  result.shortage = IsShortage(error);
+  return result;
+}
+
+// Fills in where to go and with which hop limit (0: the system's default). The
+// upstream packets get one hop less than the client's had, as from a router:
+// whatever way a connection comes back to a proxy, it cannot go round for ever.
+int Connector::Check(int client, const Endpoint& client_address, Endpoint& destination, int& hops) {
+  if (int r = sys::OriginalDestination(client, destination); r < 0) {
+    slot_.Add(TPX_C_CONNECT_FAILED);
+    return r;
+  }
+  if (IsForbidden(client_address, destination, listen_port_)) {
+    slot_.Add(TPX_C_LOOP_REFUSED);
+    return -ELOOP;
+  }
+  const int syn_hops = sys::SynHopLimit(client);
+  if (syn_hops == 1) {
+    slot_.Add(TPX_C_HOPS_EXCEEDED);
+    return -EHOSTUNREACH;
+  }
+  hops = syn_hops > 1 ? syn_hops - 1 : 0;
+  return 0;
+}
+
+int Connector::Open(const Endpoint& destination, int hops, UniqueFd& out) const {
+  const int fd = sys::OpenUpstream(upstream_);
+  if (fd < 0) return fd;
+  out.Reset(fd);
+  return hops == 0 ? 0 : sys::SetHopLimit(fd, destination, hops);
+}
+
+int Connector::DialFrom(const Endpoint* source, const Endpoint& destination, int hops, UniqueFd& out) const {
+  if (int r = Open(destination, hops, out); r < 0) return r;
+  if (source != nullptr) {
+    if (int r = sys::BindTransparent(out.get(), *source); r < 0) return r;
+  }
+  return sys::StartConnect(out.get(), destination);
+}
+
+int Connector::DialPreserving(Endpoint source, const Endpoint& destination, int hops, UniqueFd& out) {
+  const bool keep_port = conntrack_active_ == nullptr || !conntrack_active_->load(std::memory_order_relaxed);
+  if (keep_port) {
+    const int r = DialFrom(&source, destination, hops, out);
+    if (r != -EADDRINUSE && r != -EADDRNOTAVAIL) return r;
+  }
+  slot_.Add(TPX_C_PORT_CHANGED);
+  source.port = 0;
+  return DialFrom(&source, destination, hops, out);
+}
+
+}  // namespace tpx::data

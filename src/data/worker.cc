@@ -1,0 +1,240 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "tpx/data/worker.h"
+
+#include <poll.h>
+#include <pthread.h>
+#include <signal.h>
+#include <sys/eventfd.h>
+#include <time.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <utility>
+
+#include "tpx/base/log.h"
+#include "tpx/base/status.h"
+#include "tpx/data/acceptor.h"
+#include "tpx/data/admission.h"
+#include "tpx/data/connector.h"
+#include "tpx/data/relay.h"
+#include "tpx/data/shared_slot.h"
+#include "tpx/io/ring.h"
+
+namespace tpx::data {
+namespace {
+
+constexpr uint32_t kSubmissions = 4096;  // more than one turn can queue
+constexpr uint32_t kCompletions = 16384;
+constexpr uint32_t kTurnCompletions = 1024;
+constexpr uint64_t kNsPerMs = 1'000'000;
+constexpr uint64_t kFinishMs = 1000;      // for the last completions at the end
+constexpr uint64_t kDrainAtLeastMs = 150;  // for handshakes that were under way
+
+// Token kinds beside those of sessions.
+constexpr uint8_t kListenersKind = 16, kWakeKind = 17;
+
+enum class Command : int { kRun, kDrain, kStop };
+
+uint64_t NowNs() {
+  timespec now{};
+  clock_gettime(CLOCK_MONOTONIC, &now);
+  return static_cast<uint64_t>(now.tv_sec) * 1'000'000'000 + static_cast<uint64_t>(now.tv_nsec);
+}
+
+void BlockSigpipe() {
+  sigset_t set;
+  sigemptyset(&set);
+  sigaddset(&set, SIGPIPE);
+  pthread_sigmask(SIG_BLOCK, &set, nullptr);
+}
+
+class RingWorker final : public Worker, private AcceptSink {
+ public:
+  RingWorker(const WorkerOptions& options, std::unique_ptr<io::Ring> ring, UniqueFd wake)
+      : options_(options), slot_(options.shared), ring_(std::move(ring)), wake_(std::move(wake)) {}
+
+  absl::Status Init() {
+    const sys::Keepalive keepalive{.idle_s = options_.keepalive_idle_s,
+                                   .interval_s = options_.keepalive_interval_s,
+                                   .count = options_.keepalive_count};
+    TPX_ASSIGN_OR_RETURN(acceptor_, Acceptor::Create(options_.listen_port, keepalive, slot_));
+    admission_ = std::make_unique<Admission>(*acceptor_, slot_, options_.max_sessions);
+    connector_ = std::make_unique<Connector>(options_, acceptor_->port(), slot_);
+    relay_ = std::make_unique<Relay>(options_, *ring_, slot_);
+    return absl::OkStatus();
+  }
+
+  int listener_fd(tpx_source_mode source) const override { return acceptor_->listener_fd(source); }
+  uint16_t listen_port() const override { return acceptor_->port(); }
+  void Run() override;
+  void Drain() override { Send(Command::kDrain); }
+  void Stop() override { Send(Command::kStop); }
+
+ private:
+  void Send(Command command);
+  void Begin();
+  bool Turn();  // false: the last one
+  void Finish();
+  bool Obey();
+  bool Wait(uint64_t timeout_ns);
+  uint64_t WaitTime() const;
+  void ReadClock() { now_ns_ = NowNs(); }
+  uint64_t now_ms() const { return now_ns_ / kNsPerMs; }
+  void RenewLease() { slot_.RenewLease(now_ns_ + options_.lease_ms * kNsPerMs); }
+  void Watch(int fd, uint8_t kind) { ring_->PollMultishot(fd, POLLIN, io::Token{.kind = kind}.Pack()); }
+  void OnCompletion(const io::Ring::Completion& completion);
+  bool OnAccepted(UniqueFd client, const Endpoint& address, tpx_source_mode source) override;
+
+  const WorkerOptions options_;
+  SharedSlot slot_;
+  std::unique_ptr<io::Ring> ring_;
+  UniqueFd wake_;  // eventfd by which other threads end a wait
+  std::unique_ptr<Acceptor> acceptor_;
+  std::unique_ptr<Admission> admission_;
+  std::unique_ptr<Connector> connector_;
+  std::unique_ptr<Relay> relay_;
+  std::atomic<Command> command_{Command::kRun};
+  uint64_t now_ns_ = 0;
+  uint64_t drain_began_ms_ = 0;
+  bool draining_ = false;
+  bool more_ready_ = false;
+};
+
+void RingWorker::Send(Command command) {
+  Command current = command_.load();
+  while (current < command && !command_.compare_exchange_weak(current, command)) {
+  }
+  const uint64_t one = 1;
+  // Fails only when the counter is full, and then the loop wakes up anyway.
+  [[maybe_unused]] const ssize_t n = write(wake_.get(), &one, sizeof(one));
+}
+
+void RingWorker::Run() {
+  BlockSigpipe();
+  if (absl::Status status = ring_->Enable(); !status.ok()) {
+    LogError("worker ", options_.id, " cannot start: ", status.message());
+    return;
+  }
+  Begin();
+  while (Turn()) {
+  }
+  Finish();
+}
+
+void RingWorker::Begin() {
+  Watch(acceptor_->poll_fd(), kListenersKind);
+  Watch(wake_.get(), kWakeKind);
+  slot_.Claim();
+  admission_->Start();
+  ReadClock();
+  RenewLease();
+}
+
+bool RingWorker::Turn() {
+  if (!Wait(WaitTime())) return false;
+  more_ready_ = relay_->RunReady(now_ms());
+  relay_->RunTimeouts(now_ms());
+  admission_->Run(relay_->open(), now_ms(), *this);
+  return Obey();
+}
+
+// Waits for completions, renews the lease and takes the completions in; false:
+// the ring has failed.
+bool RingWorker::Wait(uint64_t timeout_ns) {
+  const int result = ring_->SubmitAndWait(timeout_ns);
+  ReadClock();
+  if (result < 0) {
+    LogError("worker ", options_.id, " ends: io_uring_enter: ", ErrnoStatus(-result, "").message());
+    return false;
+  }
+  RenewLease();
+  // Each completion may queue a request.
+  const uint32_t room = std::min(kTurnCompletions, ring_->SubmissionSpace() / 2);
+  ring_->Reap(room, [this](const io::Ring::Completion& c) { OnCompletion(c); });
+  return true;
+}
+
+uint64_t RingWorker::WaitTime() const {
+  if (more_ready_ || !admission_->idle()) return 0;
+  uint64_t until_ms = std::min(relay_->NextTimeout(), admission_->NextTime());
+  if (draining_) {
+    const uint64_t end = relay_->open() == 0 ? kDrainAtLeastMs : options_.drain_ms;
+    until_ms = std::min(until_ms, drain_began_ms_ + end);
+  }
+  const uint64_t lease_ns = options_.lease_ms * kNsPerMs / 4;
+  if (until_ms > (now_ns_ + lease_ns) / kNsPerMs) return lease_ns;
+  return until_ms * kNsPerMs > now_ns_ ? until_ms * kNsPerMs - now_ns_ : 0;
+}
+
+void RingWorker::OnCompletion(const io::Ring::Completion& completion) {
+  const io::Token token = io::Token::Unpack(completion.token);
+  switch (token.kind) {
+    case kClient:
+    case kServer:
+      return relay_->OnCompletion(token, completion);
+    case kListenersKind:
+      admission_->OnWaiting();
+      if (!completion.more) Watch(acceptor_->poll_fd(), kListenersKind);
+      return;
+    case kWakeKind: {
+      uint64_t count = 0;
+      [[maybe_unused]] const ssize_t n = read(wake_.get(), &count, sizeof(count));
+      if (!completion.more) Watch(wake_.get(), kWakeKind);
+      return;
+    }
+    default:
+      return;
+  }
+}
+
+bool RingWorker::OnAccepted(UniqueFd client, const Endpoint& address, tpx_source_mode source) {
+  Connector::Result result = connector_->Dial(client.get(), address, source);
+  if (!result.server) return !result.shortage;
+  relay_->Start(std::move(client), std::move(result.server), now_ms());
+  return true;
+}
+
+// Does what other threads asked for; false: the loop ends.
+bool RingWorker::Obey() {
+  const Command command = command_.load(std::memory_order_relaxed);
+  if (command == Command::kRun) return true;
+  if (command == Command::kStop) return false;
+  if (!draining_) {
+    draining_ = true;
+    drain_began_ms_ = now_ms();
+    admission_->BeginDraining();
+  }
+  const uint64_t elapsed_ms = now_ms() - drain_began_ms_;
+  if (relay_->open() == 0 && admission_->idle() && elapsed_ms >= kDrainAtLeastMs) return false;
+  return elapsed_ms < options_.drain_ms;
+}
+
+void RingWorker::Finish() {
+  admission_->BeginDraining();
+  acceptor_->Shutdown();
+  relay_->ResetAll(TPX_C_CLOSED_DRAIN);
+  // Peers learn of it when the polls of their sockets have ended.
+  const uint64_t give_up_ns = now_ns_ + kFinishMs * kNsPerMs;
+  while (relay_->live() > 0 && now_ns_ < give_up_ns) {
+    if (!Wait(kNsPerMs)) break;
+    relay_->RunReady(now_ms());
+  }
+  slot_.Release();
+}
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<Worker>> Worker::Create(const WorkerOptions& options) {
+  if (options.shared == nullptr || options.max_sessions == 0 || options.lease_ms == 0) {
+    return absl::InvalidArgumentError("worker: shared, max_sessions and lease_ms are needed");
+  }
+  TPX_ASSIGN_OR_RETURN(std::unique_ptr<io::Ring> ring, io::Ring::Create(kSubmissions, kCompletions));
+  UniqueFd wake(eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC));
+  if (!wake) return ErrnoStatus(errno, "eventfd");
+  auto worker = std::make_unique<RingWorker>(options, std::move(ring), std::move(wake));
+  TPX_RETURN_IF_ERROR(worker->Init());
+  return worker;
+}
+
+}  // namespace tpx::data

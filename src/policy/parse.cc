@@ -1,0 +1,92 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "tpx/policy/parse.h"
+
+#include <utility>
+
+#include "policy/sections.h"
+#include "tpx/policy/compile.h"
+
+namespace tpx::policy {
+namespace {
+
+// What is read before the rules, which need it wherever it is in the file.
+struct Sections {
+  const YamlNode* rules = nullptr;
+  Sets sets;
+  RuleDefaults defaults;
+  tpx_action default_action = TPX_ACTION_BYPASS;
+};
+
+void ReadDocument(Diagnostics& out, const YamlNode& root, const FileReader& read_file, Config& config,
+                  Sections& sections) {
+  ReadMap(out, root, "the configuration",
+          {{.key = "version",
+            .read =
+                [&](const YamlNode& value) {
+                  bool one = value.kind == YamlNode::Kind::kInt && value.text == "1";
+                  if (!one) out.Error(value, StrCat("version: expected 1, got ", Quote(value.text)));
+                },
+            .required = true},
+           {.key = "interfaces",
+            .read = [&](const YamlNode& value) { config.interfaces = ReadInterfaces(out, value); },
+            .required = true},
+           {.key = "on_proxy_down",
+            .read = [&](const YamlNode& value) { ReadFailMode(out, value, sections.defaults.fail_mode); }},
+           {.key = "source",
+            .read = [&](const YamlNode& value) { ReadSourceMode(out, value, sections.defaults.source); }},
+           {.key = "sets", .read = [&](const YamlNode& value) { sections.sets = ReadSets(out, value, read_file); }},
+           {.key = "rules", .read = [&](const YamlNode& value) { sections.rules = &value; }},
+           {.key = "default",
+            .read = [&](const YamlNode& value) { ReadDefaultAction(out, value, sections.default_action); }},
+           {.key = "steering", .read = [&](const YamlNode& value) { config.steering = ReadSteering(out, value); }},
+           {.key = "proxy", .read = [&](const YamlNode& value) { config.proxy = ReadProxy(out, value); }}});
+}
+
+// The limits of the tables, and rules that can never match.
+void CheckCompiled(Diagnostics& out, const YamlNode& at, const Policy& policy) {
+  absl::StatusOr<CompiledPolicy> compiled = Compile(policy);
+  if (!compiled.ok()) {
+    out.Error(at, std::string(compiled.status().message()));
+    return;
+  }
+  for (const Shadowed& shadowed : FindShadowed(*compiled)) {
+    const Rule &rule = policy.rules[shadowed.rule], &by = policy.rules[shadowed.by];
+    if (rule.line == 0) continue;
+    out.Warn(rule.line, rule.column, StrCat("rule ", Quote(rule.name), " never matches: rule ", Quote(by.name),
+                                            " in line ", by.line, " comes first and accepts all that it accepts"));
+  }
+}
+
+}  // namespace
+
+ParseResult ParseConfig(std::string_view text, std::string_view file, const FileReader& read_file) {
+  ParseResult result;
+  Diagnostics out(file, result);
+  if (text.size() > kMaxConfigBytes) {
+    out.Error({std::string(file), 1, 1, StrCat("the file is larger than ", kMaxConfigBytes >> 20, " MiB")});
+    return result;
+  }
+  YamlTree tree;
+  if (std::optional<YamlError> error = tree.Load(text)) {
+    out.Error({std::string(file), error->line, error->column, std::move(error->message)});
+    return result;
+  }
+  Sections sections;
+  ReadDocument(out, tree.root(), read_file, result.config, sections);
+  std::vector<Rule>& rules = result.config.policy.rules;
+  if (sections.rules != nullptr) rules = ReadRules(out, *sections.rules, sections.sets, sections.defaults);
+  AppendDefault(rules, sections.default_action, sections.defaults);
+  if (result.ok()) {
+    CheckCompiled(out, sections.rules != nullptr ? *sections.rules : tree.root(), result.config.policy);
+  }
+  return result;
+}
+
+Config DefaultConfig(std::vector<std::string> lan, std::vector<std::string> wan) {
+  Config config;
+  config.interfaces = {std::move(lan), std::move(wan)};
+  AppendDefault(config.policy.rules, TPX_ACTION_PROXY, RuleDefaults());
+  return config;
+}
+
+}  // namespace tpx::policy

@@ -1,0 +1,41 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <map>
+#include <string>
+#include <vector>
+
+#include "policy/reader.h"
+#include "tpx/base/address.h"
+#include "tpx/policy/config.h"
+
+// The parts of the file, one reader each; parse.cc puts them together.
+namespace tpx::policy {
+
+// Prefixes of each set, sorted and distinct.
+using Sets = std::map<std::string, std::vector<Prefix>, std::less<>>;
+
+// Of all sets together, and of all rules together, where a set counts once for
+// each rule that names it.
+inline constexpr size_t kMaxPrefixesTotal = 4u * TPX_MAX_PREFIXES;
+
+// What a rule does where it does not say otherwise.
+struct RuleDefaults {
+  tpx_fail_mode fail_mode = TPX_FAIL_OPEN;
+  tpx_source_mode source = TPX_SOURCE_MASQUERADE;
+};
+
+Interfaces ReadInterfaces(Diagnostics& out, const YamlNode& node);
+Sets ReadSets(Diagnostics& out, const YamlNode& node, const FileReader& read_file);
+void ReadFailMode(Diagnostics& out, const YamlNode& node, tpx_fail_mode& mode);
+void ReadSourceMode(Diagnostics& out, const YamlNode& node, tpx_source_mode& source);
+std::vector<Rule> ReadRules(Diagnostics& out, const YamlNode& node, const Sets& sets,
+                            const RuleDefaults& defaults);
+// One of the actions as `default` takes it.
+void ReadDefaultAction(Diagnostics& out, const YamlNode& node, tpx_action& action);
+// Puts the implicit rules behind `rules`.
+void AppendDefault(std::vector<Rule>& rules, tpx_action action, const RuleDefaults& defaults);
+Steering ReadSteering(Diagnostics& out, const YamlNode& node);
+Proxy ReadProxy(Diagnostics& out, const YamlNode& node);
+
+}  // namespace tpx::policy

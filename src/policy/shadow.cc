@@ -1,0 +1,80 @@
+// SPDX-License-Identifier: Apache-2.0
+#include <bit>
+
+#include "tpx/policy/compile.h"
+
+namespace tpx::policy {
+namespace {
+
+// For each rule, the rules that accept all that it accepts in the dimensions seen
+// so far: those that are in every class it is in.
+class Supersets {
+ public:
+  explicit Supersets(const tpx_tables& tables) : tables_(tables), of_(tables.n_rules) {
+    for (tpx_bits& bits : of_) {
+      for (auto& word : bits.word) word = ~uint64_t{0};
+    }
+  }
+
+  // A dimension that gives each of its values one of these classes.
+  void Restrict(const std::vector<bool>& classes) {
+    for (size_t number = 0; number < classes.size(); ++number) {
+      if (classes[number]) RestrictByClass(tables_.bits[number]);
+    }
+  }
+
+  const tpx_bits& of(size_t rule) const { return of_[rule]; }
+
+ private:
+  void RestrictByClass(const tpx_bits& bits) {
+    for (size_t word = 0; word < TPX_RULE_WORDS; ++word) {
+      for (uint64_t left = bits.word[word]; left != 0; left &= left - 1) {
+        tpx_bits& superset = of_[word * 64 + static_cast<size_t>(std::countr_zero(left))];
+        for (size_t i = 0; i <= word; ++i) superset.word[i] &= bits.word[i];
+      }
+    }
+  }
+
+  const tpx_tables& tables_;
+  std::vector<tpx_bits> of_;
+};
+
+}  // namespace
+
+std::vector<Shadowed> FindShadowed(const CompiledPolicy& compiled) {
+  const tpx_tables& tables = *compiled.tables;
+  Supersets supersets(tables);
+  std::vector<bool> possible(tables.n_rules);  // not a rule that matches nothing
+  std::vector<bool> classes(TPX_MAX_CLASSES);
+  for (uint16_t number : tables.proto_class) classes[number] = true;
+  for (size_t rule = 0; rule < tables.n_rules; ++rule) {
+    for (size_t number = 0; number < classes.size() && !possible[rule]; ++number) {
+      possible[rule] = classes[number] && (tables.bits[number].word[rule / 64] >> (rule % 64) & 1) != 0;
+    }
+  }
+  supersets.Restrict(classes);
+  for (size_t dimension : {0, 1}) {
+    classes.assign(TPX_MAX_CLASSES, false);
+    for (uint16_t number : tables.port_class[dimension]) classes[number] = true;
+    supersets.Restrict(classes);
+    classes.assign(TPX_MAX_CLASSES, false);
+    bool always_hit = false;  // a prefix of length 0 leaves nothing to the miss class
+    for (const auto& [key, number] : compiled.prefixes[dimension]) {
+      classes[number] = true;
+      always_hit = always_hit || key.prefixlen == 0;
+    }
+    if (!always_hit) classes[tables.miss_class[dimension]] = true;
+    supersets.Restrict(classes);
+  }
+  std::vector<Shadowed> shadowed;
+  for (size_t rule = 0; rule < tables.n_rules; ++rule) {
+    for (size_t by = 0; by < rule && possible[rule]; ++by) {
+      if ((supersets.of(rule).word[by / 64] >> (by % 64) & 1) == 0) continue;
+      shadowed.push_back({rule, by});
+      break;
+    }
+  }
+  return shadowed;
+}
+
+}  // namespace tpx::policy

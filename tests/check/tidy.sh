@@ -1,0 +1,9 @@
+#!/usr/bin/env bash
+# SPDX-License-Identifier: Apache-2.0
+# clang-tidy with .clang-tidy over the library and program sources.
+set -euo pipefail
+cd "$(dirname "$0")/../.."
+version=$(clang-tidy --version | grep -oE 'version [0-9]+' | grep -oE '[0-9]+' | head -n 1)
+if [ "$version" != 14 ]; then echo "skipped: clang-tidy is $version, the reference is 14"; exit 77; fi
+find src -name '*.cc' -print0 | xargs -0 -n 4 -P "$(nproc)" clang-tidy --quiet -p "$TPX_BUILD"
+echo "tidy"

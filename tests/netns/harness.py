@@ -1,0 +1,323 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Network namespaces, processes and sockets for the end-to-end tests.
+
+Everything is named tpxt-<pid>-<n>, so tests may run in parallel and a later run
+can tell what a crashed one left behind.
+"""
+import atexit
+import contextlib
+import ctypes
+import dataclasses
+import itertools
+import json
+import os
+import pathlib
+import queue
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+import unittest
+
+HERE = pathlib.Path(__file__).resolve().parent
+REPO = HERE.parent.parent
+BINARY = os.environ.get("TPX_BPF", str(REPO / "build/dev/tpx-bpf"))
+SCALE = float(os.environ.get("TPX_TEST_SCALE", "1.0"))
+BPFFS = pathlib.Path("/sys/fs/bpf")
+PREFIX = "tpxt"
+SKIP = 77
+TOOLS = ("ip", "tc", "bpftool", "nsenter", "setpriv")
+
+_libc = ctypes.CDLL(None, use_errno=True)
+_CLONE_NEWNET = 0x40000000
+_numbers = itertools.count(1)
+_labs = []
+
+
+@dataclasses.dataclass(frozen=True)
+class Family:
+    name: str
+    af: int
+    client: str
+    lan: str
+    wan: str
+    server: str
+    client_net: str
+    server_net: str
+    loopback: str
+    bits: int
+    ip: str  # the option of ip(8)
+
+
+V4 = Family("v4", socket.AF_INET, "192.0.2.2", "192.0.2.1", "198.51.100.1", "198.51.100.2",
+            "192.0.2.0/24", "198.51.100.0/24", "127.0.0.1", 24, "-4")
+V6 = Family("v6", socket.AF_INET6, "2001:db8:1::2", "2001:db8:1::1", "2001:db8:2::1", "2001:db8:2::2",
+            "2001:db8:1::/64", "2001:db8:2::/64", "::1", 64, "-6")
+FAMILIES = (V4, V6)
+
+
+def scaled(number, least=1):
+    return max(least, int(number * SCALE))
+
+
+def unique():
+    return f"{PREFIX}-{os.getpid()}-{next(_numbers)}"
+
+
+def run(argv, check=True, **kwargs):
+    kwargs.setdefault("timeout", 120)
+    done = subprocess.run([str(a) for a in argv], capture_output=True, text=True, **kwargs)
+    if check and done.returncode:
+        raise AssertionError(f"{' '.join(map(str, argv))}: exit {done.returncode}\n{done.stdout}{done.stderr}")
+    return done
+
+
+def wait_until(condition, what, seconds=10, step=0.02):
+    """Polls until condition() is true and returns its value."""
+    deadline = time.monotonic() + seconds
+    while True:
+        value = condition()
+        if value:
+            return value
+        if time.monotonic() > deadline:
+            raise AssertionError(f"not within {seconds} s: {what}")
+        time.sleep(step)
+
+
+class Namespace:
+    def __init__(self, name):
+        run(["ip", "netns", "add", name])
+        self.name = name
+        self.path = f"/run/netns/{name}"
+
+    @contextlib.contextmanager
+    def entered(self):
+        """The calling thread is inside; sockets made there stay there."""
+        own = os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+        target = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            self._set(target)
+            yield self
+        finally:
+            self._set(own)
+            os.close(own)
+            os.close(target)
+
+    @staticmethod
+    def _set(fd):
+        if _libc.setns(fd, _CLONE_NEWNET):
+            raise OSError(ctypes.get_errno(), "setns")
+
+    def argv(self, *args):
+        return ["setpriv", "--pdeathsig", "KILL", "nsenter", f"--net={self.path}", "--", *map(str, args)]
+
+    def run(self, *args, check=True, **kwargs):
+        return run(self.argv(*args), check=check, **kwargs)
+
+    def popen(self, *args, **kwargs):
+        return subprocess.Popen(self.argv(*args), **kwargs)
+
+    def ip(self, *commands, check=True):
+        run(["ip", "-n", self.name, "-batch", "-"], input="\n".join(commands) + "\n", check=check)
+
+    def nft(self, rules):
+        self.run("nft", "-f", "-", input=rules)
+
+    def sysctl(self, key, value=None):
+        path = "/proc/sys/" + key
+        with self.entered():
+            if value is None:
+                return pathlib.Path(path).read_text().strip()
+            pathlib.Path(path).write_text(str(value))
+            return str(value)
+
+    def socket(self, af, kind=socket.SOCK_STREAM, proto=0):
+        with self.entered():
+            return socket.socket(af, kind, proto)
+
+    def listen(self, family, port=0, address=None, backlog=512):
+        sock = self.socket(family.af)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        sock.bind((address or "", port))
+        sock.listen(backlog)
+        sock.settimeout(10)
+        return sock
+
+    def connect(self, family, address, port, timeout=10, source_port=0, prepare=None):
+        sock = self.socket(family.af)
+        sock.settimeout(timeout)
+        try:
+            if source_port:
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                sock.bind(("", source_port))
+            if prepare:
+                prepare(sock)
+            sock.connect((address, port))
+        except BaseException:
+            sock.close()
+            raise
+        return sock
+
+    def close(self):
+        run(["ip", "netns", "del", self.name], check=False)
+
+
+class Peer:
+    """peer.py in a namespace: commands in, one JSON document per line out."""
+
+    def __init__(self, namespace, *args):
+        self.process = namespace.popen(
+            "/usr/bin/python3", HERE / "peer.py", *args, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        self._lines = queue.Queue()
+        threading.Thread(target=self._pump, daemon=True).start()
+
+    def _pump(self):
+        for line in self.process.stdout:
+            self._lines.put(line)
+        self._lines.put(None)
+
+    def read(self, timeout=60):
+        try:
+            line = self._lines.get(timeout=timeout)
+        except queue.Empty:
+            raise AssertionError(f"peer said nothing for {timeout} s") from None
+        if line is None:
+            raise AssertionError(f"peer ended with {self.process.wait()}")
+        return json.loads(line)
+
+    def ask(self, command, timeout=60):
+        self.process.stdin.write(command + "\n")
+        self.process.stdin.flush()
+        return self.read(timeout)
+
+    def close(self):
+        end(self.process)
+        self.process.stdin.close()
+
+
+def end(process):
+    if process.poll() is None:
+        process.kill()
+    process.wait()
+
+
+class Lab:
+    """client -- gateway -- server, both families, forwarding on."""
+
+    def __init__(self):
+        self.name = unique()
+        self._closing = contextlib.ExitStack()
+        _labs.append(self)
+        self.client = self.namespace("c")
+        self.gateway = self.namespace("g")
+        self.server = self.namespace("s")
+        self.gateway.ip("link set lo up")
+        self.link(self.client, "c0", self.gateway, "lan0")
+        self.link(self.server, "s0", self.gateway, "wan0")
+        for family in FAMILIES:
+            self.address(self.client, "c0", family, family.client, family.lan)
+            self.address(self.server, "s0", family, family.server, family.wan)
+            self.address(self.gateway, "lan0", family, family.lan)
+            self.address(self.gateway, "wan0", family, family.wan)
+        self.gateway.sysctl("net/ipv4/ip_forward", 1)
+        self.gateway.sysctl("net/ipv6/conf/all/forwarding", 1)
+
+    def namespace(self, suffix):
+        space = Namespace(f"{self.name}-{suffix}")
+        self._closing.callback(space.close)
+        # cubic is refused in a namespace where the host's list of allowed ones lacks it
+        allowed = pathlib.Path("/proc/sys/net/ipv4/tcp_allowed_congestion_control").read_text().split()
+        space.sysctl("net/ipv4/tcp_congestion_control", "cubic" if "cubic" in allowed else "reno")
+        space.sysctl("net/ipv4/ip_local_port_range", "1024 65535")
+        for scope in ("all", "default"):
+            space.sysctl(f"net/ipv6/conf/{scope}/accept_dad", 0)
+            space.sysctl(f"net/ipv4/conf/{scope}/rp_filter", 0)
+        space.ip("link set lo up")
+        return space
+
+    @staticmethod
+    def link(first, device, second, other):
+        first.ip(f"link add {device} type veth peer name {other} netns {second.name}", f"link set {device} up")
+        second.ip(f"link set {other} up")
+
+    @staticmethod
+    def address(space, device, family, address, gateway=None):
+        nodad = " nodad" if family is V6 else ""
+        space.ip(f"addr add {address}/{family.bits} dev {device}{nodad}",
+                 *([f"route add default via {gateway}"] if gateway else []))
+
+    def peer(self, space, *args):
+        peer = Peer(space, *args)
+        self._closing.callback(peer.close)
+        return peer
+
+    def serve(self, port=8080, space=None):
+        """The server of peer.py: says who called, echoes, transfers."""
+        peer = self.peer(space or self.server, "serve", port)
+        peer.read()
+        return peer
+
+    def who(self, family, port=8080, timeout=10, source_port=0):
+        """The source address and port that the server saw for a new connection."""
+        sock = self.client.connect(family, family.server, port, timeout, source_port)
+        with sock, sock.makefile("rw") as stream:
+            stream.write("W\n")
+            stream.flush()
+            line = stream.readline()
+        if not line:
+            raise ConnectionError("end of stream before the answer")
+        return tuple(json.loads(line))
+
+    def close(self):
+        if self in _labs:
+            _labs.remove(self)
+            self._closing.close()
+
+
+def _close_all():
+    for lab in list(_labs):
+        lab.close()
+
+
+def _remove_leftovers():
+    """Of runs that are gone. Their processes died with them (--pdeathsig)."""
+    for base, remove in ((pathlib.Path("/run/netns"), lambda p: run(["ip", "netns", "del", p.name], check=False)),
+                         (BPFFS, shutil.rmtree), (pathlib.Path("/run"), shutil.rmtree)):
+        for path in base.glob(PREFIX + "-*"):
+            pid = path.name.split("-")[1]
+            if not pathlib.Path("/proc", pid).exists():
+                with contextlib.suppress(OSError):
+                    remove(path)
+
+
+def _unfit():
+    if os.geteuid() != 0:
+        return "needs root"
+    missing = [tool for tool in TOOLS if not shutil.which(tool)]
+    return f"missing tools: {' '.join(missing)}" if missing else None
+
+
+def main():
+    """In place of unittest.main: exit 77 with the reason where nothing can be tested."""
+    reason = _unfit()
+    if reason:
+        print(f"skipped: {reason}")
+        sys.exit(1 if os.environ.get("TPX_REQUIRE_PRIV") == "1" else SKIP)
+    if not os.access(BINARY, os.X_OK):
+        sys.exit(f"no binary at {BINARY} (set TPX_BPF)")
+    if not os.path.ismount(BPFFS):
+        run(["mount", "-t", "bpf", "-o", "mode=700", "bpf", BPFFS])
+    _remove_leftovers()
+    atexit.register(_close_all)
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, lambda n, _: sys.exit(128 + n))
+    result = unittest.main(module="__main__", exit=False, verbosity=2).result
+    if result.skipped and os.environ.get("TPX_REQUIRE_PRIV") == "1":
+        sys.exit(1)
+    if result.testsRun and len(result.skipped) == result.testsRun:
+        print("skipped: " + "; ".join(sorted({why for _, why in result.skipped})))
+        sys.exit(SKIP)
+    sys.exit(0 if result.wasSuccessful() else 1)

@@ -1,0 +1,200 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One instance of tpx-bpf, driven through its commands as a user would."""
+import json
+import os
+import pathlib
+import signal
+import socket
+import subprocess
+import tempfile
+import time
+import unittest
+
+import harness
+
+
+def rule(action="proxy", name="all", match=None, **more):
+    return {"name": name, "match": {"proto": "tcp", **(match or {})}, "action": action, **more}
+
+
+def config(rules=None, proxy=None, **more):
+    """A configuration as a dict; JSON is YAML, so it is written as JSON."""
+    return {"version": 1, "interfaces": {"lan": ["lan0"], "wan": ["wan0"]},
+            "rules": rules if rules is not None else [rule()], "default": "bypass",
+            "proxy": {"workers": 2, **(proxy or {})}, **more}
+
+
+class Instance:
+    def __init__(self, space):
+        self.space = space
+        self.name = harness.unique()
+        self.pins = harness.BPFFS / self.name
+        self._folder = tempfile.TemporaryDirectory(prefix=self.name)
+        self.folder = pathlib.Path(self._folder.name)
+        self.config = self.folder / "config.yaml"
+        self.log = self.folder / "log"
+        self.daemon = None
+        self.write(config())
+
+    def write(self, content):
+        self.config.write_text(content if isinstance(content, str) else json.dumps(content, indent=1))
+        return self.config
+
+    def argv(self, *args):
+        return [harness.BINARY, "--instance", self.name, *map(str, args)]
+
+    def command(self, *args, check=True, **kwargs):
+        return self.space.run(*self.argv(*args), check=check, **kwargs)
+
+    def load(self, **kwargs):
+        return self.command("load", "--config", self.config, **kwargs)
+
+    def reload(self, content=None, **kwargs):
+        if content is not None:
+            self.write(content)
+        return self.command("reload", "--config", self.config, **kwargs)
+
+    def detach(self, **kwargs):
+        return self.command("detach", **kwargs)
+
+    def json(self, *args):
+        return json.loads(self.command(*args, "--json").stdout)
+
+    def status(self):
+        return self.json("status")
+
+    def reasons(self):
+        return {entry["name"]: entry["packets"] for entry in self.json("counters")["reasons"]}
+
+    def rules(self):
+        return {entry["name"]: entry["packets"] for entry in self.json("counters")["rules"]}
+
+    def totals(self):
+        return self.json("counters")["totals"]
+
+    def sessions(self):
+        return self.totals().get("sessions", 0)
+
+    @property
+    def pid(self):
+        return self.daemon.pid
+
+    def spawn(self, *wrapper, before=(), extra=(), notify=None):
+        """Starts `run` without waiting for it."""
+        environment = dict(os.environ, **({"NOTIFY_SOCKET": notify} if notify else {}))
+        with self.log.open("a") as log:
+            self.daemon = self.space.popen(*wrapper, *self.argv("run", "--config", self.config, *extra),
+                                           stdout=log, stderr=log, env=environment)
+        return self.daemon
+
+    def start(self, content=None, wrapper=(), seconds=20):
+        """Starts `run` and waits for its READY=1."""
+        if content is not None:
+            self.write(content)
+        path = str(self.folder / "notify")
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as ready:
+            ready.bind(path)
+            ready.settimeout(0.1)
+            try:
+                self.spawn(*wrapper, notify=path)
+                self._await(ready, time.monotonic() + seconds)
+            finally:
+                os.unlink(path)
+        return self.daemon
+
+    def _await(self, ready, deadline):
+        while True:
+            try:
+                if b"READY=1" in ready.recv(4096):
+                    return
+            except TimeoutError:
+                pass
+            if self.daemon.poll() is not None:
+                raise AssertionError(f"run ended with {self.daemon.returncode}: {self.log.read_text()}")
+            if time.monotonic() > deadline:
+                raise AssertionError(f"run is not ready: {self.log.read_text()}")
+
+    def kill(self, number):
+        self.daemon.send_signal(number)
+
+    def stop(self, seconds=20):
+        """SIGTERM twice: the second one cuts the drain short. Returns the exit code."""
+        if self.daemon is None:
+            return 0
+        daemon, self.daemon = self.daemon, None
+        if daemon.poll() is None:
+            daemon.send_signal(signal.SIGTERM)
+            try:
+                return daemon.wait(0.5)
+            except subprocess.TimeoutExpired:
+                daemon.send_signal(signal.SIGTERM)
+            try:
+                return daemon.wait(seconds)
+            except subprocess.TimeoutExpired:
+                harness.end(daemon)
+                raise AssertionError(f"run did not end within {seconds} s of SIGTERM") from None
+        return daemon.returncode
+
+    def crash(self):
+        """SIGKILL, and waits for the end."""
+        harness.end(self.daemon)
+        self.daemon = None
+
+    def close(self):
+        try:
+            if self.daemon is not None:
+                harness.end(self.daemon)
+            if os.path.exists(self.space.path):
+                self.detach(check=False)
+        finally:
+            self._folder.cleanup()
+
+    def listen_port(self):
+        """The proxy's listening port, from the socket table."""
+        table = self.space.run("ss", "-Hltnp").stdout
+        ports = {line.split()[3].rsplit(":", 1)[1] for line in table.splitlines() if f"pid={self.pid}," in line}
+        if len(ports) != 1:
+            raise AssertionError(f"listening ports of the proxy: {ports}")
+        return int(ports.pop())
+
+    def sanitized(self):
+        return "libasan" in pathlib.Path(f"/proc/{self.pid}/maps").read_text()
+
+
+class TestCase(unittest.TestCase):
+    """A lab and an instance of its own for each test."""
+
+    def setUp(self):
+        self.lab = harness.Lab()
+        self.addCleanup(self.lab.close)
+        self.tpx = self.instance(self.lab.gateway)
+
+    def instance(self, space):
+        tpx = Instance(space)
+        self.addCleanup(self._finish, tpx)
+        return tpx
+
+    def _finish(self, tpx):
+        log = tpx.log.read_text() if tpx.log.exists() else ""
+        tpx.close()
+        faulty = any(sign in log for sign in ("Sanitizer", "runtime error:", "terminate called"))
+        if log and (faulty or not self._outcome.success):
+            print(f"--- log of {tpx.name}\n{log[-4000:]}---", flush=True)
+        self.assertFalse(faulty, "the proxy's log shows a defect")
+
+    def assert_proxied(self, family, port=8080):
+        self.assertEqual(self.lab.who(family, port)[0], family.wan)
+
+    def assert_direct(self, family, port=8080):
+        self.assertEqual(self.lab.who(family, port)[0], family.client)
+
+    def pair(self, family, port=9000, prepare=None, source_port=0):
+        """A connection through the proxy: the client's socket and the server's."""
+        listener = self.lab.server.listen(family, port)
+        with listener:
+            client = self.lab.client.connect(family, family.server, port, prepare=prepare, source_port=source_port)
+            self.addCleanup(client.close)
+            server, _ = listener.accept()
+        self.addCleanup(server.close)
+        server.settimeout(10)
+        return client, server

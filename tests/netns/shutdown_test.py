@@ -1,0 +1,156 @@
+# SPDX-License-Identifier: Apache-2.0
+"""L7 to L9: the proxy ends because it was asked to, or because its world went away."""
+import pathlib
+import random
+import signal
+import subprocess
+import time
+
+import harness
+import product
+import state
+
+
+class Shutdown(product.TestCase):
+    def long_flow(self, family):
+        client, server = self.pair(family)
+
+        def round_trip(number):
+            data = str(number).encode().rjust(1000)
+            client.sendall(data)
+            self.assertEqual(server.recv(1000, 0x100), data)  # MSG_WAITALL
+            server.sendall(data)
+            self.assertEqual(client.recv(1000, 0x100), data)
+        return client, server, round_trip
+
+    def test_L7_drain(self):
+        self.lab.serve()
+        self.tpx.start(product.config(proxy={"drain_timeout": "30s"}))
+        flows = [self.long_flow(family) for family in harness.FAMILIES]
+        loops = {f: self.lab.peer(self.lab.client, "loop", f.server, 8080) for f in harness.FAMILIES}
+        for loop in loops.values():
+            loop.read()
+        time.sleep(0.5)
+        self.tpx.kill(signal.SIGTERM)
+        asked = time.monotonic()
+        for number in range(20):
+            for _, _, round_trip in flows:
+                round_trip(number)
+            time.sleep(0.05)
+        self.assertIsNone(self.tpx.daemon.poll(), "did not wait for its sessions")
+        for client, server, _ in flows:
+            client.close()
+            self.assertEqual(server.recv(1), b"")
+            server.close()
+        self.assertEqual(self.tpx.daemon.wait(20), 0)
+        for family, loop in loops.items():
+            outcomes = loop.ask("stop")
+            self.assertEqual([o for o in outcomes if o[2] != "ok"], [], family.name)
+            self.assertEqual({o[3] for o in outcomes if o[0] > asked + 0.5}, {family.client}, "new flows go direct")
+
+    def test_L7_drain_timeout_resets_the_rest(self):
+        self.tpx.start(product.config(proxy={"drain_timeout": "1s"}))
+        socks = [sock for family in harness.FAMILIES for sock in self.pair(family)]
+        self.tpx.kill(signal.SIGTERM)
+        for sock in socks:
+            with self.assertRaises(ConnectionResetError):
+                sock.recv(1)
+        self.assertEqual(self.tpx.daemon.wait(20), 0)
+
+    def test_L8_second_sigterm_ends_at_once(self):
+        self.tpx.start(product.config(proxy={"drain_timeout": "10m"}))
+        socks = [sock for family in harness.FAMILIES for sock in self.pair(family)]
+        self.tpx.kill(signal.SIGTERM)
+        time.sleep(0.5)
+        self.assertIsNone(self.tpx.daemon.poll())
+        self.tpx.kill(signal.SIGTERM)
+        self.assertEqual(self.tpx.daemon.wait(10), 0)
+        for sock in socks:
+            with self.assertRaises(ConnectionResetError):
+                sock.recv(1)
+
+    def test_L8_two_sigterms_at_random_moments(self):
+        self.lab.serve()
+        before = state.of(self.lab.gateway)
+        seed = random.randrange(1 << 30)
+        print(f"seed {seed}", flush=True)
+        dice = random.Random(seed)
+        for number in range(harness.scaled(30, 5)):
+            delays = dice.uniform(0, 0.3), dice.uniform(0, 0.05)
+            with self.subTest(number=number, delays=delays):
+                daemon = self.tpx.spawn()
+                for delay in delays:
+                    time.sleep(delay)
+                    daemon.send_signal(signal.SIGTERM)
+                # before the handler is there the signal itself ends it
+                self.assertIn(daemon.wait(20), (0, -signal.SIGTERM))
+                self.assert_direct(harness.V4)
+                if number % 3 == 2:
+                    self.tpx.detach()
+                    self.assertEqual(state.difference(before, state.of(self.lab.gateway)), [])
+        self.tpx.start()
+        self.assert_proxied(harness.V4)
+
+    def test_L6_crash_loop_leaves_nothing(self):
+        self.tpx.load()
+        loaded = state.of(self.lab.gateway)
+        objects = state.objects(self.tpx.pins)
+        for _ in range(10):
+            self.tpx.start()
+            self.tpx.crash()
+        self.assertEqual(state.difference(loaded, state.of(self.lab.gateway)), [])
+        self.assertEqual(objects, state.objects(self.tpx.pins))
+
+    def test_L9_namespace_deleted_under_the_proxy(self):
+        """Its devices are gone. It may end with an error or wait for them; it must not spin, nor hang on SIGTERM."""
+        self.tpx.start()
+        for space in (self.lab.gateway, self.lab.client, self.lab.server):
+            space.close()
+        time.sleep(0.5)
+        if self.tpx.daemon.poll() is None:
+            before = self.cpu_seconds()
+            time.sleep(1)
+            self.assertLess(self.cpu_seconds() - before, 0.3, "spins")
+            inside = [*self.tpx.space.argv(*self.tpx.argv("detach"))]
+            inside = [word.replace(self.lab.gateway.path, f"/proc/{self.tpx.pid}/ns/net") for word in inside]
+            harness.run(inside)
+            self.assertEqual(self.tpx.stop(), 0)
+        else:
+            self.assertEqual(self.tpx.daemon.returncode, 1)
+            self.assertIn("network namespace", self.tpx.log.read_text())
+            self.tpx.daemon = None
+        self.assertFalse(self.tpx.pins.exists(), "pins are left")
+
+    def cpu_seconds(self):
+        fields = pathlib.Path(f"/proc/{self.tpx.pid}/stat").read_text().rsplit(")", 1)[1].split()
+        return (int(fields[11]) + int(fields[12])) / 100
+
+    def test_L10_devices_come_and_go(self):
+        self.lab.serve()
+        self.tpx.start()
+        for _ in range(5):
+            self.lab.client.ip("link del c0")
+            self.lab.link(self.lab.client, "c0", self.lab.gateway, "lan0")
+            for family in harness.FAMILIES:
+                self.lab.address(self.lab.client, "c0", family, family.client, family.lan)
+                self.lab.address(self.lab.gateway, "lan0", family, family.lan)
+            for family in harness.FAMILIES:
+                harness.wait_until(lambda f=family: self.lab.who(f)[0] == f.wan, "the new device is attached")
+
+    def test_L9_output_pipe_closed(self):
+        """A log nobody reads any more does not end the proxy."""
+        self.lab.serve()
+        self.tpx.start()
+        self.tpx.crash()
+        self.tpx.detach()
+        self.tpx.daemon = self.lab.gateway.popen(*self.tpx.argv("run", "--config", self.tpx.config),
+                                                 stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+        harness.wait_until(lambda: self.lab.who(harness.V4)[0] == harness.V4.wan, "traffic is proxied")
+        self.tpx.daemon.stdout.close()
+        for _ in range(20):
+            self.assert_proxied(harness.V4)
+        self.assertEqual(self.tpx.stop(), 0)
+
+
+if __name__ == "__main__":
+    harness.main()

@@ -1,0 +1,106 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <gtest/gtest.h>
+
+#include <atomic>
+#include <functional>
+#include <memory>
+#include <string>
+#include <thread>
+
+#include "tpx/base/address.h"
+#include "tpx/base/unique_fd.h"
+#include "tpx/data/worker.h"
+
+namespace tpx::data {
+
+// A network namespace that lives as long as this object.
+class NetNs {
+ public:
+  NetNs();
+  // Runs `work` on a thread inside; sockets made there stay there.
+  void Do(const std::function<void()>& work) const;
+  void Sh(const std::string& commands) const;  // fails the test when one fails
+  std::string path() const;                    // for `ip link ... netns`
+
+ private:
+  UniqueFd fd_;
+};
+
+// client -- gateway -- server, without BPF: the gateway delivers everything
+// that arrives to itself, so a connection to the worker's own port at any
+// address is proxied to that port of that address. Servers are reached with
+// the worker's mark only.
+class GatewayLab {
+ public:
+  static constexpr uint32_t kMark = 0x40000000;
+  static bool Permitted();
+  GatewayLab();
+
+  NetNs client, gateway, server;
+};
+
+struct Family {
+  const char* name;
+  const char* client;
+  const char* gateway;      // its address on the server's side
+  const char* server;
+  const char* no_service;   // refuses
+  const char* black_hole;   // swallows
+  const char* unreachable;  // no route
+};
+extern const Family kFamilies[2];
+
+// A plain blocking socket with a time limit on every call.
+UniqueFd ListenAt(const NetNs& ns, const Endpoint& at);
+UniqueFd ConnectTo(const NetNs& ns, const Endpoint& to, int hops = 0);  // empty: failed, errno says why
+UniqueFd Accept(const UniqueFd& listener, Endpoint* peer = nullptr);
+UniqueFd OpenSocket(const NetNs& ns, const Endpoint& like);
+bool Connect(const UniqueFd& fd, const Endpoint& to);
+
+// Streams of numbered bytes: a byte lost, doubled or out of order is seen.
+bool SendPattern(int fd, size_t length, size_t offset = 0);
+bool ReadPattern(int fd, size_t length, size_t offset = 0);
+// Reads until something else than bytes: 0 at FIN, or -errno. Adds to *total.
+int ReadToEnd(int fd, size_t* total);
+void ResetOnClose(int fd);  // and then closing sends RST
+size_t Scaled(size_t bytes);  // by TPX_TEST_SCALE
+
+class WorkerTest : public testing::TestWithParam<Family> {
+ protected:
+  static void SetUpTestSuite();
+  static void TearDownTestSuite();
+  void SetUp() override;
+  void TearDown() override;
+
+  virtual WorkerOptions Options();
+  void StartWorker();
+  void StopWorker();
+  void Select(tpx_source_mode source);  // of connections from now on
+
+  uint64_t Count(tpx_worker_counter counter);
+  // Waits up to 5 s.
+  bool Eventually(const std::function<bool()>& condition);
+  bool CountBecomes(tpx_worker_counter counter, uint64_t value);
+  uint32_t State();
+  Endpoint At(const char* address) const;  // at the worker's port
+  Endpoint Server() const { return At(GetParam().server); }
+
+  struct Pair {
+    UniqueFd client, server;
+  };
+  Pair Open();  // a proxied connection, established on both sides
+
+  static std::unique_ptr<GatewayLab> lab_;
+  tpx_worker slot_{};
+  std::atomic<bool> conntrack_active_{false};
+  std::unique_ptr<Worker> worker_;
+  UniqueFd listener_;  // of the server
+  std::thread thread_;
+  std::atomic<bool> finished_{false};
+};
+
+std::string FamilyName(const testing::TestParamInfo<Family>& info);
+
+}  // namespace tpx::data
