@@ -1,6 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "tpx/io/ring.h"
 
+#include <sys/syscall.h>
+#include <unistd.h>
+
 #include <cerrno>
 #include <fstream>
 
@@ -57,8 +60,9 @@ Ring::~Ring() {
 }
 
 absl::Status Ring::Enable() {
-  const int result = io_uring_enable_rings(&ring_);
-  return result < 0 ? ErrnoStatus(-result, "io_uring_enable_rings") : absl::OkStatus();
+  // By hand: liburing 2.3 declares io_uring_enable_rings but does not export it.
+  const long result = syscall(SYS_io_uring_register, ring_.ring_fd, IORING_REGISTER_ENABLE_RINGS, nullptr, 0);
+  return result < 0 ? ErrnoStatus(errno, "io_uring_register(ENABLE_RINGS)") : absl::OkStatus();
 }
 
 io_uring_sqe* Ring::NextSqe() {

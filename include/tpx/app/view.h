@@ -6,25 +6,25 @@
 
 #include "absl/status/statusor.h"
 #include "tpx/control/lifecycle.h"
-#include "tpx/control/state.h"
+#include "tpx/control/snapshot.h"
 #include "tpx/observe/snapshot.h"
 
 namespace tpx::app {
 
 struct RuleView {
   std::string name;
-  const char* action;     // "proxy", …
-  const char* fail_mode;  // "open", …; empty where the action is not proxy
-  const char* source;     // "masquerade", …; same
+  const char* action = "";     // "proxy", …
+  const char* fail_mode = "";  // "open", …; empty where the action is not proxy
+  const char* source = "";     // "masquerade", …; same
 };
 
 // What reading commands show: the loaded state and the counts of its maps.
 struct GatewayView {
   control::StateSnapshot state;
-  observe::Snapshot counts;       // meaningful only when loaded
-  std::vector<RuleView> rules;    // of the live generation
-  bool running() const;           // some worker is alive
-  uint32_t proxy_pid() const;     // of a living worker, else 0
+  observe::Snapshot counts;      // meaningful only when loaded
+  std::vector<RuleView> rules;   // of the live generation
+  bool running() const;          // some worker is alive
+  uint32_t proxy_pid() const;    // of a living worker, else 0
 };
 
 // Works with and without a proxy running, hung or not: it only reads pins and files.

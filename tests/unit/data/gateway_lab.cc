@@ -32,7 +32,7 @@ const char kLinks[] = R"(
   ip link add gwc type veth peer name up netns CLIENT
   ip link add gws type veth peer name up netns SERVER
   sysctl -qw net.ipv4.conf.all.rp_filter=0 net.ipv4.conf.default.rp_filter=0 net.ipv4.conf.gwc.rp_filter=0 \
-    net.ipv4.conf.gws.rp_filter=0 net.ipv4.tcp_congestion_control=cubic
+    net.ipv4.conf.gws.rp_filter=0
   ip link set lo up; ip link set gwc up; ip link set gws up
   ip addr add 192.0.2.1/24 dev gwc; ip addr add 2001:db8:1::1/64 dev gwc nodad
   ip addr add 198.51.100.1/24 dev gws noprefixroute; ip addr add 2001:db8:2::1/64 dev gws nodad noprefixroute
@@ -52,7 +52,7 @@ const char kLinks[] = R"(
 )";
 
 const char kEnd[] = R"(
-  sysctl -qw net.ipv4.conf.all.rp_filter=0 net.ipv4.tcp_congestion_control=cubic net.ipv4.tcp_syncookies=1
+  sysctl -qw net.ipv4.conf.all.rp_filter=0 net.ipv4.tcp_syncookies=1
   ip link set lo up; ip link set up up
   ip addr add V4/24 dev up; ip addr add V6/64 dev up nodad
   ip route add default via GW4; ip -6 route add default via GW6

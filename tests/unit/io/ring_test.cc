@@ -67,7 +67,9 @@ TEST_F(RingTest, EndsACancelledPollWithALastCompletion) {
 TEST_F(RingTest, TakesMoreRequestsThanItsQueueHolds) {
   UniqueFd fd(eventfd(1, EFD_NONBLOCK | EFD_CLOEXEC));
   for (uint64_t i = 0; i < 50; ++i) ring_->PollMultishot(fd.get(), POLLIN, i);
-  EXPECT_EQ(Wait(kSecond).size(), 50u);
+  size_t seen = 0;
+  for (int i = 0; i < 10 && seen < 50; ++i) seen += Wait(kSecond / 10).size();
+  EXPECT_EQ(seen, 50u);
 }
 
 TEST_F(RingTest, WaitsNoLongerThanAsked) {

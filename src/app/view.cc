@@ -1,0 +1,53 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "tpx/app/view.h"
+
+#include "tpx/base/status.h"
+
+namespace tpx::app {
+namespace {
+
+const char* Name(tpx_action action) {
+  constexpr const char* kNames[] = {"bypass", "proxy", "drop", "reject"};
+  return kNames[action];
+}
+
+const char* Name(tpx_fail_mode mode) {
+  constexpr const char* kNames[] = {"open", "closed", "reset"};
+  return kNames[mode];
+}
+
+const char* Name(tpx_source_mode source) {
+  constexpr const char* kNames[] = {"masquerade", "preserve"};
+  return kNames[source];
+}
+
+RuleView ViewOf(const policy::Rule& rule) {
+  RuleView view{.name = rule.name, .action = Name(rule.action)};
+  if (rule.action == TPX_ACTION_PROXY) {
+    view.fail_mode = Name(rule.fail_mode);
+    view.source = Name(rule.source);
+  }
+  return view;
+}
+
+}  // namespace
+
+bool GatewayView::running() const { return proxy_pid() != 0; }
+
+uint32_t GatewayView::proxy_pid() const {
+  for (const observe::WorkerView& worker : counts.workers)
+    if (worker.alive()) return worker.pid;
+  return 0;
+}
+
+absl::StatusOr<GatewayView> ReadGateway(const control::Paths& paths) {
+  GatewayView view;
+  TPX_ASSIGN_OR_RETURN(view.state, control::Snapshot(paths));
+  if (!view.state.loaded) return view;
+  TPX_ASSIGN_OR_RETURN(control::StoredConfig stored, control::LoadedConfig(paths));
+  for (const policy::Rule& rule : stored.config.policy.rules) view.rules.push_back(ViewOf(rule));
+  TPX_ASSIGN_OR_RETURN(view.counts, observe::TakeSnapshot(paths.pins, view.rules.size()));
+  return view;
+}
+
+}  // namespace tpx::app

@@ -1,0 +1,133 @@
+// SPDX-License-Identifier: Apache-2.0
+#include <nlohmann/json.hpp>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
+#include "command.h"
+#include "report.h"
+#include "tpx/app/gateway.h"
+#include "tpx/app/view.h"
+
+namespace tpx::cli {
+namespace {
+
+using Json = nlohmann::ordered_json;
+
+Json DevicesToJson(const control::StateSnapshot& state) {
+  Json devices = Json::array();
+  for (const control::DeviceState& d : state.devices)
+    devices.push_back({{"name", d.device.name},
+                       {"role", control::RoleName(d.device.role)},
+                       {"ifindex", d.device.ifindex},
+                       {"mode", control::ModeName(d.device.mode)},
+                       {"attached", d.attached}});
+  return devices;
+}
+
+Json RoutesToJson(const std::vector<control::RouteState>& routes) {
+  Json list = Json::array();
+  for (const control::RouteState& route : routes)
+    list.push_back({{"text", route.text}, {"present", route.present}});
+  return list;
+}
+
+Json RulesToJson(const app::GatewayView& view) {
+  Json rules = Json::array();
+  for (const app::RuleView& rule : view.rules) {
+    Json entry = {{"name", rule.name}, {"action", rule.action}};
+    if (*rule.fail_mode != '\0') entry["on_proxy_down"] = rule.fail_mode;
+    if (*rule.source != '\0') entry["source"] = rule.source;
+    rules.push_back(entry);
+  }
+  return rules;
+}
+
+Json ProxyToJson(const app::GatewayView& view) {
+  Json workers = Json::array();
+  for (const observe::WorkerView& w : view.counts.workers)
+    workers.push_back({{"id", w.id},
+                       {"state", observe::WorkerStateName(w.state)},
+                       {"lease_ms_left", w.state == TPX_WORKER_ABSENT ? 0 : w.lease_left_ms},
+                       {"sessions", w.counters[TPX_C_SESSIONS]}});
+  return {{"running", view.running()},
+          {"pid", view.proxy_pid()},
+          {"listen_port", view.running() ? view.counts.listen_port : 0},
+          {"workers", workers}};
+}
+
+Json ToJson(const app::GatewayView& view, const std::string& instance) {
+  const control::StateSnapshot& state = view.state;
+  return {{"loaded", state.loaded},
+          {"instance", instance},
+          {"abi", state.abi_version},
+          {"generation", state.generation},
+          {"problems", state.problems},
+          {"devices", DevicesToJson(state)},
+          {"sk_lookup_attached", state.sk_lookup_attached},
+          {"routing_rules", RoutesToJson(state.rules)},
+          {"routes", RoutesToJson(state.routes)},
+          {"rules", RulesToJson(view)},
+          {"proxy", ProxyToJson(view)}};
+}
+
+void PrintDevices(const control::StateSnapshot& state, Env& env) {
+  env.out << "devices\n";
+  for (const control::DeviceState& d : state.devices)
+    env.out << absl::StrFormat("  %-15s  %-3s  %-6s  %s\n", d.device.name,
+                               control::RoleName(d.device.role), control::ModeName(d.device.mode),
+                               d.attached ? "attached" : d.exists ? "NOT ATTACHED" : "gone");
+}
+
+void PrintRules(const app::GatewayView& view, Env& env) {
+  env.out << "rules (policy generation " << view.state.generation << ")\n";
+  for (size_t i = 0; i < view.rules.size(); i++) {
+    const app::RuleView& rule = view.rules[i];
+    std::string details;
+    if (*rule.fail_mode != '\0') details = absl::StrCat(rule.source, ", ", rule.fail_mode, " when the proxy is down");
+    env.out << absl::StrFormat("  %-20s %-7s %10s new flows  %s\n", rule.name, rule.action,
+                               Grouped(view.counts.rules[i].packets), details);
+  }
+}
+
+void PrintProxy(const app::GatewayView& view, Env& env) {
+  if (!view.running()) {
+    env.out << "proxy: not running; new flows of proxy rules follow their on_proxy_down\n";
+  } else {
+    env.out << "proxy: running, pid " << view.proxy_pid() << '\n';
+  }
+  for (const observe::WorkerView& w : view.counts.workers) {
+    if (w.state == TPX_WORKER_ABSENT) continue;
+    std::string lease = w.alive() ? absl::StrCat("lease runs for ", w.lease_left_ms, " ms")
+                                  : absl::StrCat("LEASE RAN OUT ", -w.lease_left_ms, " ms ago: dead or hung");
+    env.out << absl::StrFormat("  worker %-3u  %-8s  %s sessions, %s up, %s down, %s\n", w.id,
+                               observe::WorkerStateName(w.state), Grouped(w.counters[TPX_C_SESSIONS]),
+                               Bytes(w.counters[TPX_C_BYTES_UP]), Bytes(w.counters[TPX_C_BYTES_DOWN]), lease);
+  }
+}
+
+void Print(const app::GatewayView& view, const std::string& instance, Env& env) {
+  const control::StateSnapshot& state = view.state;
+  if (!state.loaded) {
+    env.out << "instance " << instance << ": nothing is loaded\n";
+  } else {
+    env.out << "instance " << instance << ": loaded\n";
+    PrintProxy(view, env);
+    PrintDevices(state, env);
+    PrintRules(view, env);
+  }
+  for (const std::string& problem : state.problems) env.out << "problem: " << problem << '\n';
+}
+
+}  // namespace
+
+int RunStatus(const Options& options, Env& env) {
+  auto view = app::ReadGateway(app::InstancePaths(options.instance));
+  if (!view.ok()) return Fail(env, view.status());
+  if (options.json)
+    env.out << ToJson(*view, options.instance).dump(2) << '\n';
+  else
+    Print(*view, options.instance, env);
+  return kDone;
+}
+
+}  // namespace tpx::cli
