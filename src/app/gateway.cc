@@ -108,7 +108,7 @@ data::WorkerOptions Gateway::OptionsFor(uint32_t id, const DescriptorBudget& bud
           .keepalive_interval_s = t.keepalive_interval_s,
           .keepalive_count = t.keepalive_count,
           .shared = attached_.worker(id),
-          .conntrack_count_fd = conntrack_count_.get()};
+          .conntrack_active = nullptr};
 }
 
 absl::Status Gateway::Start() {
@@ -205,6 +205,18 @@ void Gateway::Join() {
     if (thread.joinable()) thread.join();
 }
 
+// What is loaded may have been loaded from another file.
+absl::Status EnsureLoaded(const control::Paths& paths, const Source& source) {
+  TPX_ASSIGN_OR_RETURN(auto report, control::Load(paths, source.config, source.text));
+  for (const std::string& line : report.lines) LogInfo(line);
+  if (!report.already_loaded) return absl::OkStatus();
+  TPX_ASSIGN_OR_RETURN(auto stored, control::LoadedConfig(paths));
+  if (stored.config == source.config) return absl::OkStatus();
+  TPX_ASSIGN_OR_RETURN(auto reloaded, control::Reload(paths, source.config, source.text));
+  for (const std::string& line : reloaded.lines) LogInfo(line);
+  return absl::OkStatus();
+}
+
 }  // namespace
 
 control::Paths InstancePaths(const std::string& name) {
@@ -215,8 +227,7 @@ absl::Status RunGateway(const control::Paths& paths, const Source& source) {
   TPX_ASSIGN_OR_RETURN(UniqueFd signals, TakeOverSignals());
   TPX_ASSIGN_OR_RETURN(auto lock, sys::FileLock::Acquire(absl::StrCat(paths.state, "/run.lock"),
                                                          std::chrono::milliseconds(0)));
-  TPX_ASSIGN_OR_RETURN(auto report, control::Load(paths, source.config, source.text));
-  for (const std::string& line : report.lines) LogInfo(line);
+  TPX_RETURN_IF_ERROR(EnsureLoaded(paths, source));
   TPX_ASSIGN_OR_RETURN(auto attached, control::Attached::Open(paths));
   Gateway gateway(std::move(attached), source.config);
   TPX_RETURN_IF_ERROR(gateway.Start());

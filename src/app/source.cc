@@ -13,7 +13,7 @@ namespace {
 
 absl::StatusOr<Source> FromParsed(policy::ParseResult parsed, std::string text, std::string origin) {
   TPX_RETURN_IF_ERROR(ConfigErrors(parsed));
-  Source source{.config = std::move(parsed.config), .text = std::move(text), .origin = std::move(origin)};
+  Source source{.config = std::move(parsed.config), .text = std::move(text), .origin = std::move(origin), .warnings = {}};
   for (const policy::Diagnostic& warning : parsed.warnings) source.warnings.push_back(warning.ToString());
   return source;
 }

@@ -18,9 +18,7 @@ namespace {
 
 constexpr uint8_t kV4Bits = 96;  // length of ::ffff:0:0/96
 
-IpAddr FromV4(in_addr_t address_be) {
-  return {.raw = {{0, 0, htonl(0xffff), address_be}}};
-}
+IpAddr FromV4(in_addr_t address_be) { return {.raw = {{0, 0, htonl(0xffff), address_be}}}; }
 
 IpAddr FromV6(const in6_addr& address) {
   IpAddr out;
@@ -173,8 +171,8 @@ absl::StatusOr<Prefix> Prefix::Parse(std::string_view text) {
         StrCat(Quote(text), " is an IPv4-mapped prefix, write ", prefix.ToString()));
   }
   if (prefix.addr != addr) {
-    return absl::InvalidArgumentError(StrCat(Quote(text), " has bits set behind its length, did you mean ",
-                                                   prefix.ToString()));
+    return absl::InvalidArgumentError(
+        StrCat(Quote(text), " has bits set behind its length, did you mean ", prefix.ToString()));
   }
   return prefix;
 }

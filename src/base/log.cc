@@ -76,7 +76,7 @@ class Logger {
   std::string Format(LogLevel level, std::string_view message) const {
     const LevelName& name = kLevels[static_cast<size_t>(level)];
     std::string line = StrCat(journal_ ? name.journal_prefix : std::string_view(), name.text, " ",
-                                    message.substr(0, kMaxLineBytes - 32));
+                              message.substr(0, kMaxLineBytes - 32));
     for (char& c : line) {
       if (static_cast<unsigned char>(c) < ' ' || c == 0x7f) c = ' ';
     }

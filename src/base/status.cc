@@ -8,9 +8,9 @@
 namespace tpx {
 
 absl::Status ErrnoStatus(int error, std::string_view operation) {
-  return {absl::ErrnoToStatusCode(error),
-          StrCat(operation, ": ", strerrordesc_np(error) != nullptr ? strerrordesc_np(error)
-                                                                          : "unknown error")};
+  return {
+      absl::ErrnoToStatusCode(error),
+      StrCat(operation, ": ", strerrordesc_np(error) != nullptr ? strerrordesc_np(error) : "unknown error")};
 }
 
 absl::Status Annotate(const absl::Status& status, std::string_view context) {

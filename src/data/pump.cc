@@ -44,6 +44,10 @@ PumpOutcome OnWriteError(int error, Side& to) {
   return PumpOutcome::kSinkBroken;
 }
 
+// Reading stops at urgent data: a short read, or EAGAIN from splice(2), does
+// not mean there that there is nothing more.
+bool AtUrgentMark(const Side& from) { return sockatmark(from.fd.get()) > 0; }
+
 // Takes `length` bytes that were peeked at off the queue, without a copy.
 bool Consume(int fd, size_t length) {
   while (length > 0) {
@@ -95,7 +99,7 @@ PumpOutcome Pump::Copy(Direction& direction, Side& from, Side& to, PumpResult& r
   if (result.bytes >= kBulkBytes) direction.burst = kBulkBytes;
   if (sent < seen) {
     to.writable = false;
-  } else if (seen < static_cast<ssize_t>(kCopyBytes) && !from.drain) {
+  } else if (seen < static_cast<ssize_t>(kCopyBytes) && !from.drain && !AtUrgentMark(from)) {
     from.readable = false;  // saves the call that would say so; what comes later is a change and is reported
   }
   return PumpOutcome::kTurnOver;
@@ -109,11 +113,14 @@ PumpOutcome Pump::Fill(Direction& direction, Side& from, Side& to) {
     return PumpOutcome::kTurnOver;
   }
   if (n == 0) return End(direction, from, to);
-  if (errno == EINVAL || errno == ENOMEM) {  // this socket, or this moment, does not go with pipes
+  const int error = errno;
+  // Urgent data stops splice(2) for good, but not recv(2); and some sockets do
+  // not go with pipes at all.
+  if (error == EINVAL || error == ENOMEM || (WouldBlock(error) && AtUrgentMark(from))) {
     from.no_splice = true;
     return PumpOutcome::kTurnOver;
   }
-  return OnReadError(errno, from);
+  return OnReadError(error, from);
 }
 
 PumpOutcome Pump::Empty(Direction& direction, Side& to, PumpResult& result) {

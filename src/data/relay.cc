@@ -13,7 +13,9 @@
 namespace tpx::data {
 namespace {
 
-constexpr uint32_t kEvents = POLLIN | POLLOUT | POLLRDHUP | POLLPRI;
+// Not POLLPRI: a completion may carry the waker's key in place of the socket's
+// state, and that key claims it for every byte.
+constexpr uint32_t kEvents = POLLIN | POLLOUT | POLLRDHUP;
 
 // Limits of one turn of the loop, so that the lease is renewed in time.
 constexpr uint32_t kTurnVisits = 256;
@@ -31,8 +33,7 @@ uint8_t Other(uint8_t side) { return side ^ 1; }
 void Note(Side& side, uint32_t events) {
   if ((events & (POLLIN | POLLRDHUP | POLLHUP | POLLERR)) != 0) side.readable = true;
   if ((events & (POLLOUT | POLLHUP | POLLERR)) != 0) side.writable = true;
-  if ((events & (POLLRDHUP | POLLHUP | POLLERR | POLLPRI)) != 0) side.drain = true;
-  if ((events & POLLPRI) != 0) side.no_splice = true;
+  if ((events & (POLLRDHUP | POLLHUP | POLLERR)) != 0) side.drain = true;
 }
 
 }  // namespace

@@ -88,9 +88,11 @@ void CompileRules(const Policy& policy, tpx_tables& tables) {
                        .pad = {}};
     if (CoversAllPorts(rule.sports) && CoversAllPorts(rule.dports)) SetBit(tables.portless, i);
     bool stops = rule.action == TPX_ACTION_DROP || rule.action == TPX_ACTION_REJECT;
-    if (stops || (rule.action == TPX_ACTION_PROXY && rule.fail_mode != TPX_FAIL_OPEN)) SetBit(tables.denying, i);
+    if (stops || (rule.action == TPX_ACTION_PROXY && rule.fail_mode != TPX_FAIL_OPEN))
+      SetBit(tables.denying, i);
     for (unsigned protocol = 0; protocol < 256 && stops; ++protocol) {
-      if (protocol != IPPROTO_TCP && AcceptsProtocol(rule, static_cast<uint8_t>(protocol))) tables.classify_others = 1;
+      if (protocol != IPPROTO_TCP && AcceptsProtocol(rule, static_cast<uint8_t>(protocol)))
+        tables.classify_others = 1;
     }
   }
 }
@@ -106,7 +108,7 @@ void CompileProtocols(const Policy& policy, Classes& classes, tpx_tables& tables
 }
 
 // Sweeps over the ports; the set changes only where a range begins or ends.
-void CompilePorts(const Policy& policy, std::vector<PortRange> Rule::* member, Classes& classes,
+void CompilePorts(const Policy& policy, std::vector<PortRange> Rule::*member, Classes& classes,
                   uint16_t (&table)[kPorts]) {
   struct Change {
     uint32_t port;
@@ -160,7 +162,7 @@ Prefix V4Root() { return {IpAddr{.raw = {{0, 0, htonl(0xffff), 0}}}, 96}; }
 // Every (prefix, rule) of one dimension, sorted so that a prefix comes right
 // before those inside it. Where an IPv6 prefix surrounds all of IPv4 there is an
 // entry for IPv4 itself, because the longest match would else find the former.
-std::vector<Entry> SortedEntries(const Policy& policy, std::vector<Prefix> Rule::* member) {
+std::vector<Entry> SortedEntries(const Policy& policy, std::vector<Prefix> Rule::*member) {
   std::vector<Entry> entries;
   size_t total = 1;
   for (const Rule& rule : policy.rules) total += (rule.*member).size();
@@ -181,7 +183,7 @@ std::vector<Entry> SortedEntries(const Policy& policy, std::vector<Prefix> Rule:
 
 // Walks the sorted prefixes with the ones around the current one on a stack.
 // False where there are more prefixes than the trie holds.
-bool CompilePrefixes(const Policy& policy, std::vector<Prefix> Rule::* member, Classes& classes,
+bool CompilePrefixes(const Policy& policy, std::vector<Prefix> Rule::*member, Classes& classes,
                      uint32_t& miss_class, std::vector<std::pair<tpx_prefix_key, uint32_t>>& out) {
   struct Level {
     Prefix prefix;
@@ -223,8 +225,8 @@ bool CompilePrefixes(const Policy& policy, std::vector<Prefix> Rule::* member, C
 
 absl::StatusOr<CompiledPolicy> Compile(const Policy& policy) {
   if (policy.rules.size() > TPX_MAX_RULES) {
-    return absl::ResourceExhaustedError(
-        StrCat("the policy has ", policy.rules.size(), " rules, more than TPX_MAX_RULES (", TPX_MAX_RULES, ")"));
+    return absl::ResourceExhaustedError(StrCat("the policy has ", policy.rules.size(),
+                                               " rules, more than TPX_MAX_RULES (", TPX_MAX_RULES, ")"));
   }
   auto unlimited = [](const Rule& r) {
     return !r.matches_nothing && r.action != TPX_ACTION_PROXY && r.protocols.empty() && r.src.empty() &&
@@ -241,19 +243,19 @@ absl::StatusOr<CompiledPolicy> Compile(const Policy& policy) {
   CompileProtocols(policy, classes, tables);
   CompilePorts(policy, &Rule::sports, classes, tables.port_class[TPX_DIM_SPORT]);
   CompilePorts(policy, &Rule::dports, classes, tables.port_class[TPX_DIM_DPORT]);
-  constexpr std::vector<Prefix> Rule::* kMembers[] = {&Rule::src, &Rule::dst};
+  constexpr std::vector<Prefix> Rule::*kMembers[] = {&Rule::src, &Rule::dst};
   for (size_t dimension : {TPX_DIM_SRC, TPX_DIM_DST}) {
     auto& prefixes = compiled.prefixes[dimension];
     if (!CompilePrefixes(policy, kMembers[dimension], classes, tables.miss_class[dimension], prefixes)) {
-      return absl::ResourceExhaustedError(StrCat("the rules have more than TPX_MAX_PREFIXES (", TPX_MAX_PREFIXES,
-                                                 ") different ", dimension == TPX_DIM_SRC ? "src" : "dst",
-                                                 " prefixes"));
+      return absl::ResourceExhaustedError(StrCat("the rules have more than TPX_MAX_PREFIXES (",
+                                                 TPX_MAX_PREFIXES, ") different ",
+                                                 dimension == TPX_DIM_SRC ? "src" : "dst", " prefixes"));
     }
     tables.n_prefixes[dimension] = static_cast<uint32_t>(prefixes.size());
   }
   if (classes.overflowed()) {
-    return absl::ResourceExhaustedError(StrCat("the rules overlap in more than TPX_MAX_CLASSES (", TPX_MAX_CLASSES,
-                                               ") different ways; merge rules or sets"));
+    return absl::ResourceExhaustedError(StrCat("the rules overlap in more than TPX_MAX_CLASSES (",
+                                               TPX_MAX_CLASSES, ") different ways; merge rules or sets"));
   }
   return compiled;
 }

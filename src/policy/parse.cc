@@ -34,11 +34,13 @@ void ReadDocument(Diagnostics& out, const YamlNode& root, const FileReader& read
             .read = [&](const YamlNode& value) { ReadFailMode(out, value, sections.defaults.fail_mode); }},
            {.key = "source",
             .read = [&](const YamlNode& value) { ReadSourceMode(out, value, sections.defaults.source); }},
-           {.key = "sets", .read = [&](const YamlNode& value) { sections.sets = ReadSets(out, value, read_file); }},
+           {.key = "sets",
+            .read = [&](const YamlNode& value) { sections.sets = ReadSets(out, value, read_file); }},
            {.key = "rules", .read = [&](const YamlNode& value) { sections.rules = &value; }},
            {.key = "default",
             .read = [&](const YamlNode& value) { ReadDefaultAction(out, value, sections.default_action); }},
-           {.key = "steering", .read = [&](const YamlNode& value) { config.steering = ReadSteering(out, value); }},
+           {.key = "steering",
+            .read = [&](const YamlNode& value) { config.steering = ReadSteering(out, value); }},
            {.key = "proxy", .read = [&](const YamlNode& value) { config.proxy = ReadProxy(out, value); }}});
 }
 
@@ -52,8 +54,9 @@ void CheckCompiled(Diagnostics& out, const YamlNode& at, const Policy& policy) {
   for (const Shadowed& shadowed : FindShadowed(*compiled)) {
     const Rule &rule = policy.rules[shadowed.rule], &by = policy.rules[shadowed.by];
     if (rule.line == 0) continue;
-    out.Warn(rule.line, rule.column, StrCat("rule ", Quote(rule.name), " never matches: rule ", Quote(by.name),
-                                            " in line ", by.line, " comes first and accepts all that it accepts"));
+    out.Warn(rule.line, rule.column,
+             StrCat("rule ", Quote(rule.name), " never matches: rule ", Quote(by.name), " in line ", by.line,
+                    " comes first and accepts all that it accepts"));
   }
 }
 

@@ -17,9 +17,8 @@ std::string_view NameProblem(std::string_view name) {
   if (name.size() > (pattern ? kMaxPattern : kMaxName)) {
     return pattern ? "is longer than 63 bytes" : "is longer than 15 bytes";
   }
-  bool bad = std::any_of(name.begin(), name.end(), [](unsigned char c) {
-    return c == '/' || c == ':' || c <= ' ' || c == 0x7f;
-  });
+  bool bad = std::any_of(name.begin(), name.end(),
+                         [](unsigned char c) { return c == '/' || c == ':' || c <= ' ' || c == 0x7f; });
   return bad || name == "." || name == ".." ? "is not a possible interface name" : "";
 }
 
@@ -47,11 +46,12 @@ void ReadList(Diagnostics& out, const YamlNode& node, std::string_view what, std
 
 Interfaces ReadInterfaces(Diagnostics& out, const YamlNode& node) {
   Interfaces in;
-  ReadMap(out, node, "interfaces",
-          {{.key = "lan",
-            .read = [&](const YamlNode& value) { ReadList(out, value, "lan", in.lan, in.wan); },
-            .required = true},
-           {.key = "wan", .read = [&](const YamlNode& value) { ReadList(out, value, "wan", in.wan, in.lan); }}});
+  ReadMap(
+      out, node, "interfaces",
+      {{.key = "lan",
+        .read = [&](const YamlNode& value) { ReadList(out, value, "lan", in.lan, in.wan); },
+        .required = true},
+       {.key = "wan", .read = [&](const YamlNode& value) { ReadList(out, value, "wan", in.wan, in.lan); }}});
   return in;
 }
 

@@ -14,9 +14,9 @@ namespace {
 using Kind = YamlNode::Kind;
 
 void ReadProtocols(Diagnostics& out, const YamlNode& node, std::vector<uint8_t>& protocols) {
-  static constexpr Choice<std::pair<uint8_t, uint8_t>> kNamed[] = {
-      {"tcp", {IPPROTO_TCP, IPPROTO_TCP}}, {"udp", {IPPROTO_UDP, IPPROTO_UDP}},
-      {"icmp", {IPPROTO_ICMP, IPPROTO_ICMPV6}}};
+  static constexpr Choice<std::pair<uint8_t, uint8_t>> kNamed[] = {{"tcp", {IPPROTO_TCP, IPPROTO_TCP}},
+                                                                   {"udp", {IPPROTO_UDP, IPPROTO_UDP}},
+                                                                   {"icmp", {IPPROTO_ICMP, IPPROTO_ICMPV6}}};
   auto add = [&](const YamlNode& item, uint8_t protocol) {
     if (std::find(protocols.begin(), protocols.end(), protocol) != protocols.end()) {
       out.Error(item, StrCat("proto: ", Quote(item.text), " is listed twice"));
@@ -56,7 +56,8 @@ void ReadPrefixes(Diagnostics& out, const YamlNode& node, std::string_view what,
     absl::StatusOr<Prefix> prefix = Prefix::Parse(*text);
     if (prefix.ok()) {
       prefixes.push_back(*prefix);
-    } else if (text->find_first_of(":/") != text->npos || (!text->empty() && absl::ascii_isdigit((*text)[0]))) {
+    } else if (text->find_first_of(":/") != text->npos ||
+               (!text->empty() && absl::ascii_isdigit((*text)[0]))) {
       out.Error(*item, std::string(prefix.status().message()));
     } else {
       std::vector<std::string_view> names;
@@ -88,7 +89,8 @@ std::optional<PortRange> ReadRange(Diagnostics& out, const YamlNode& node, std::
     std::optional<uint16_t> first = ParsePort(text.substr(0, dash));
     std::optional<uint16_t> last = dash == text.npos ? first : ParsePort(text.substr(dash + 1));
     if (first && last && *last < *first) {
-      out.Error(node, StrCat(what, ": the range ", Quote(text), " is reversed, did you mean '", *last, "-", *first, "'?"));
+      out.Error(node, StrCat(what, ": the range ", Quote(text), " is reversed, did you mean '", *last, "-",
+                             *first, "'?"));
       return std::nullopt;
     }
     if (first && last) return PortRange{*first, *last};
@@ -99,7 +101,8 @@ std::optional<PortRange> ReadRange(Diagnostics& out, const YamlNode& node, std::
   return std::nullopt;
 }
 
-void ReadPorts(Diagnostics& out, const YamlNode& node, std::string_view what, std::vector<PortRange>& ranges) {
+void ReadPorts(Diagnostics& out, const YamlNode& node, std::string_view what,
+               std::vector<PortRange>& ranges) {
   std::vector<PlacedRange> placed;
   for (const YamlNode* item : ReadOneOrMany(out, node, what)) {
     if (out.full()) break;
@@ -143,7 +146,9 @@ MatchNodes ReadMatch(Diagnostics& out, const YamlNode& node, const Sets& sets, R
                   nodes.proto = &value;
                   ReadProtocols(out, value, rule.protocols);
                 }},
-           prefixes("src", rule.src), prefixes("dst", rule.dst), ports("sport", rule.sports),
+           prefixes("src", rule.src),
+           prefixes("dst", rule.dst),
+           ports("sport", rule.sports),
            ports("dport", rule.dports)});
   return nodes;
 }

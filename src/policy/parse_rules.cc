@@ -24,7 +24,8 @@ constexpr Choice<tpx_source_mode> kSourceModes[] = {{"masquerade", TPX_SOURCE_MA
                                                     {"preserve", TPX_SOURCE_PRESERVE}};
 
 bool ReadAction(Diagnostics& out, const YamlNode& node, std::string_view what, tpx_action& action) {
-  bool redirect_to = node.kind == Kind::kMap && node.children.size() == 2 && node.children[0]->text == "redirect";
+  bool redirect_to =
+      node.kind == Kind::kMap && node.children.size() == 2 && node.children[0]->text == "redirect";
   if (redirect_to || (node.kind == Kind::kString && node.text == "redirect")) {
     out.Error(node, StrCat(what, ": redirect is not available in this version"));
     return false;
@@ -52,31 +53,37 @@ class RulesReader {
 
  private:
   void ReadRule(const YamlNode& node) {
-    Rule rule{.fail_mode = defaults_.fail_mode, .source = defaults_.source, .line = node.line, .column = node.column};
+    Rule rule{.fail_mode = defaults_.fail_mode,
+              .source = defaults_.source,
+              .line = node.line,
+              .column = node.column};
     MatchNodes match;
     const YamlNode *fail_mode = nullptr, *source = nullptr;
     bool has_action = false;
     size_t errors_before = out_.errors();
-    ReadMap(out_, node, "rule",
-            {{.key = "name", .read = [&](const YamlNode& value) { ReadName(value, rule); }, .required = true},
-             {.key = "match", .read = [&](const YamlNode& value) { match = ReadMatch(out_, value, sets_, rule); }},
-             {.key = "action",
-              .read = [&](const YamlNode& value) { has_action = ReadAction(out_, value, "action", rule.action); },
-              .required = true},
-             {.key = "on_proxy_down",
-              .read =
-                  [&](const YamlNode& value) {
-                    fail_mode = &value;
-                    ReadFailMode(out_, value, rule.fail_mode);
-                  }},
-             {.key = "source", .read = [&](const YamlNode& value) {
-                source = &value;
-                ReadSourceMode(out_, value, rule.source);
-              }}});
+    ReadMap(
+        out_, node, "rule",
+        {{.key = "name", .read = [&](const YamlNode& value) { ReadName(value, rule); }, .required = true},
+         {.key = "match",
+          .read = [&](const YamlNode& value) { match = ReadMatch(out_, value, sets_, rule); }},
+         {.key = "action",
+          .read = [&](const YamlNode& value) { has_action = ReadAction(out_, value, "action", rule.action); },
+          .required = true},
+         {.key = "on_proxy_down",
+          .read =
+              [&](const YamlNode& value) {
+                fail_mode = &value;
+                ReadFailMode(out_, value, rule.fail_mode);
+              }},
+         {.key = "source", .read = [&](const YamlNode& value) {
+            source = &value;
+            ReadSourceMode(out_, value, rule.source);
+          }}});
     if (has_action) {
       CheckProtocols(rule, match);
       if (rule.action != TPX_ACTION_PROXY) {
-        if (fail_mode != nullptr) out_.Error(*fail_mode, "on_proxy_down concerns only rules whose action is proxy");
+        if (fail_mode != nullptr)
+          out_.Error(*fail_mode, "on_proxy_down concerns only rules whose action is proxy");
         if (source != nullptr) out_.Error(*source, "source concerns only rules whose action is proxy");
         rule.fail_mode = TPX_FAIL_OPEN;
         rule.source = TPX_SOURCE_MASQUERADE;
@@ -95,7 +102,8 @@ class RulesReader {
     std::optional<std::string> name = ReadString(out_, node, "name");
     if (!name) return;
     if (!IsName(*name)) {
-      out_.Error(node, StrCat("rule name ", Quote(*name), " is not 1 to 63 letters, digits, '_', '.' or '-'"));
+      out_.Error(node,
+                 StrCat("rule name ", Quote(*name), " is not 1 to 63 letters, digits, '_', '.' or '-'"));
     } else if (*name == kDefaultName || *name == kDefaultOtherName) {
       out_.Error(node, StrCat("rule name ", Quote(*name), " is reserved for what the key 'default' says"));
     } else if (auto [first, fresh] = lines_.emplace(*name, node.line); !fresh) {
@@ -107,16 +115,17 @@ class RulesReader {
   // Fills in the protocols that the action and the ports imply.
   void CheckProtocols(Rule& rule, const MatchNodes& match) {
     std::vector<uint8_t>& protocols = rule.protocols;
-    if (rule.action == TPX_ACTION_PROXY) {
-      if (match.proto == nullptr) protocols = {IPPROTO_TCP};
-      if (!std::all_of(protocols.begin(), protocols.end(), IsTcp)) {
-        out_.Error(*match.proto, "only TCP can be proxied by this version");
+    const bool proxy = rule.action == TPX_ACTION_PROXY;
+    if (match.proto == nullptr) {
+      if (proxy) {
+        protocols = {IPPROTO_TCP};
+      } else if (match.ports != nullptr) {
+        protocols = {IPPROTO_TCP, IPPROTO_UDP};
       }
-    } else if (match.ports != nullptr) {
-      if (match.proto == nullptr) protocols = {IPPROTO_TCP, IPPROTO_UDP};
-      if (!std::all_of(protocols.begin(), protocols.end(), HasPorts)) {
-        out_.Error(*match.ports, "ports can be matched only where proto is tcp, udp or both");
-      }
+    } else if (proxy && !std::all_of(protocols.begin(), protocols.end(), IsTcp)) {
+      out_.Error(*match.proto, "only TCP can be proxied by this version");
+    } else if (match.ports != nullptr && !std::all_of(protocols.begin(), protocols.end(), HasPorts)) {
+      out_.Error(*match.ports, "ports can be matched only where proto is tcp, udp or both");
     }
   }
 

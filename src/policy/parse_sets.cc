@@ -45,7 +45,8 @@ std::vector<Prefix> ReadFile(Diagnostics& out, const YamlNode& node, std::string
     return prefixes;
   }
   if (text->size() > kMaxSetFileBytes) {
-    out.Error(node, StrCat("the file of set ", Quote(name), " is larger than ", kMaxSetFileBytes >> 20, " MiB"));
+    out.Error(node,
+              StrCat("the file of set ", Quote(name), " is larger than ", kMaxSetFileBytes >> 20, " MiB"));
     return prefixes;
   }
   std::string_view rest = *text;
@@ -70,7 +71,9 @@ std::vector<Prefix> ReadFile(Diagnostics& out, const YamlNode& node, std::string
 }
 
 // A name that could be an address, or a plain number, would be ambiguous in a rule.
-bool IsSetName(std::string_view name) { return IsName(name) && (absl::ascii_isalpha(name[0]) || name[0] == '_'); }
+bool IsSetName(std::string_view name) {
+  return IsName(name) && (absl::ascii_isalpha(name[0]) || name[0] == '_');
+}
 
 }  // namespace
 
@@ -85,6 +88,7 @@ Sets ReadSets(Diagnostics& out, const YamlNode& node, const FileReader& read_fil
     if (!IsSetName(key.text)) {
       out.Error(key, StrCat("set name ", Quote(key.text),
                             " is not a letter followed by up to 62 letters, digits, '_', '.' or '-'"));
+      continue;
     }
     std::vector<Prefix> prefixes;
     size_t errors_before = out.errors();

@@ -27,7 +27,8 @@ Field Seconds(Diagnostics& out, std::string_view key, uint32_t& seconds, uint32_
   return {.key = key, .read = [&out, key, &seconds, max](const YamlNode& node) {
             std::optional<uint32_t> ms = ReadDuration(out, node, key, kSecond, max * kSecond);
             if (!ms) return;
-            if (*ms % kSecond != 0) out.Error(node, StrCat(key, ": expected whole seconds, got ", Quote(node.text)));
+            if (*ms % kSecond != 0)
+              out.Error(node, StrCat(key, ": expected whole seconds, got ", Quote(node.text)));
             seconds = *ms / kSecond;
           }};
 }
@@ -46,12 +47,13 @@ void CheckMarks(Diagnostics& out, const YamlNode& node, const Steering& steering
     const YamlNode* value = Find(node, key);
     return value != nullptr ? *value : mask != nullptr ? *mask : node;
   };
-  auto inside = [&](std::string_view key, uint32_t mark) {
-    if ((mark & ~steering.mark_mask) != 0) out.Error(at(key), StrCat(key, " has bits outside mark_mask"));
-  };
-  inside("steer_mark", steering.steer_mark);
-  inside("own_mark", steering.own_mark);
-  if (steering.steer_mark == steering.own_mark) out.Error(at("own_mark"), "own_mark is the same as steer_mark");
+  if ((steering.steer_mark & ~steering.mark_mask) != 0) {
+    out.Error(at("steer_mark"), "steer_mark has bits outside mark_mask");
+  } else if ((steering.own_mark & ~steering.mark_mask) != 0) {
+    out.Error(at("own_mark"), "own_mark has bits outside mark_mask");
+  } else if (steering.steer_mark == steering.own_mark) {
+    out.Error(at("own_mark"), "own_mark is the same as steer_mark");
+  }
 }
 
 }  // namespace
@@ -60,8 +62,10 @@ Steering ReadSteering(Diagnostics& out, const YamlNode& node) {
   Steering s;
   size_t errors_before = out.errors();
   ReadMap(out, node, "steering",
-          {Uint(out, "mark_mask", s.mark_mask, 1, UINT32_MAX), Uint(out, "steer_mark", s.steer_mark, 1, UINT32_MAX),
-           Uint(out, "own_mark", s.own_mark, 1, UINT32_MAX), Uint(out, "route_table", s.route_table, 1, 1u << 31),
+          {Uint(out, "mark_mask", s.mark_mask, 1, UINT32_MAX),
+           Uint(out, "steer_mark", s.steer_mark, 1, UINT32_MAX),
+           Uint(out, "own_mark", s.own_mark, 1, UINT32_MAX),
+           Uint(out, "route_table", s.route_table, 1, 1u << 31),
            Uint(out, "rule_priority", s.rule_priority, 1, 32765),
            {.key = "attach", .read = [&](const YamlNode& value) {
               s.attach = ReadChoice<AttachMode>(out, value, "attach", kAttachModes).value_or(s.attach);
@@ -85,8 +89,8 @@ Proxy ReadProxy(Diagnostics& out, const YamlNode& node) {
                              Uint(out, "count", t.keepalive_count, 1, kMaxKeepaliveCount)});
                   }};
   ReadMap(out, node, "proxy",
-          {Uint(out, "workers", p.workers, 0, TPX_MAX_WORKERS), Uint(out, "max_sessions", p.max_sessions, 0, 10'000'000),
-           Uint(out, "pipes", p.pipes, 0, 1024),
+          {Uint(out, "workers", p.workers, 0, TPX_MAX_WORKERS),
+           Uint(out, "max_sessions", p.max_sessions, 0, 10'000'000), Uint(out, "pipes", p.pipes, 0, 1024),
            Duration(out, "connect_timeout", t.connect_ms, 10, 10 * kMinute),
            Duration(out, "idle_timeout", t.idle_ms, 100, 168 * kHour),
            Duration(out, "half_closed_timeout", t.half_closed_ms, 100, 168 * kHour),

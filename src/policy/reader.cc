@@ -63,25 +63,30 @@ bool CheckMap(Diagnostics& out, const YamlNode& node, std::string_view what) {
   return true;
 }
 
-void ReadMap(Diagnostics& out, const YamlNode& node, std::string_view what, const std::vector<Field>& fields) {
+void ReadMap(Diagnostics& out, const YamlNode& node, std::string_view what,
+             const std::vector<Field>& fields) {
   if (!CheckMap(out, node, what)) return;
   std::vector<std::string_view> known;
+  known.reserve(fields.size());
   for (const Field& field : fields) known.push_back(field.key);
   std::vector<const YamlNode*> values(fields.size());
+  bool misspelt = false;  // a key that is missing may be there under another name
   for (size_t i = 0; i < node.children.size() && !out.full(); i += 2) {
     const YamlNode& key = *node.children[i];
     if (!key.is_scalar() || key.text == "<<") continue;
     auto field = std::find(known.begin(), known.end(), key.text);
     if (field == known.end()) {
+      misspelt = true;
       out.Error(key, StrCat("unknown key ", Quote(key.text), " in ", what, Suggestion(key.text, known)));
-    } else if (const YamlNode*& value = values[static_cast<size_t>(field - known.begin())]; value == nullptr) {
+    } else if (const YamlNode*& value = values[static_cast<size_t>(field - known.begin())];
+               value == nullptr) {
       value = node.children[i + 1];
     }
   }
   for (size_t i = 0; i < fields.size(); ++i) {
     if (values[i] != nullptr) {
       fields[i].read(*values[i]);
-    } else if (fields[i].required) {
+    } else if (fields[i].required && !misspelt) {
       out.Error(node, StrCat("key '", fields[i].key, "' is missing in ", what));
     }
   }
@@ -112,7 +117,8 @@ std::optional<uint32_t> ReadUint(Diagnostics& out, const YamlNode& node, std::st
   }
   std::optional<uint64_t> value = ParseUint(node.text);
   if (!value || *value < min || *value > max) {
-    out.Error(node, StrCat(what, ": expected an integer from ", min, " to ", max, ", got ", Quote(node.text)));
+    out.Error(node,
+              StrCat(what, ": expected an integer from ", min, " to ", max, ", got ", Quote(node.text)));
     return std::nullopt;
   }
   return static_cast<uint32_t>(*value);
@@ -133,8 +139,8 @@ std::optional<uint32_t> ReadDuration(Diagnostics& out, const YamlNode& node, std
     return std::nullopt;
   }
   std::string_view text = node.text;
-  const Unit* unit =
-      std::find_if(std::begin(kUnits), std::end(kUnits), [&](const Unit& u) { return text.ends_with(u.suffix); });
+  const Unit* unit = std::find_if(std::begin(kUnits), std::end(kUnits),
+                                  [&](const Unit& u) { return text.ends_with(u.suffix); });
   std::optional<uint64_t> count;
   if (unit != std::end(kUnits)) {
     text.remove_suffix(unit->suffix.size());
@@ -146,8 +152,8 @@ std::optional<uint32_t> ReadDuration(Diagnostics& out, const YamlNode& node, std
   }
   // Divided rather than multiplied: the product may not fit.
   if (*count > max_ms / unit->ms || *count * unit->ms < min_ms) {
-    out.Error(node, StrCat(what, ": expected ", FormatDuration(min_ms), " to ", FormatDuration(max_ms), ", got ",
-                           Quote(node.text)));
+    out.Error(node, StrCat(what, ": expected ", FormatDuration(min_ms), " to ", FormatDuration(max_ms),
+                           ", got ", Quote(node.text)));
     return std::nullopt;
   }
   return static_cast<uint32_t>(*count * unit->ms);
@@ -155,8 +161,8 @@ std::optional<uint32_t> ReadDuration(Diagnostics& out, const YamlNode& node, std
 
 bool IsName(std::string_view text) {
   return !text.empty() && text.size() <= 63 && std::all_of(text.begin(), text.end(), [](char c) {
-    return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') || c == '_' || c == '.' ||
-           c == '-';
+    return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') || c == '_' ||
+           c == '.' || c == '-';
   });
 }
 

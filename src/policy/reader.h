@@ -21,7 +21,9 @@ class Diagnostics {
  public:
   Diagnostics(std::string_view file, ParseResult& out) : file_(file), out_(out) {}
 
-  void Error(const YamlNode& at, std::string message) { Error({file_, at.line, at.column, std::move(message)}); }
+  void Error(const YamlNode& at, std::string message) {
+    Error({file_, at.line, at.column, std::move(message)});
+  }
   void Error(Diagnostic diagnostic) { Add(out_.errors, std::move(diagnostic)); }
   void Warn(int line, int column, std::string message) {
     Add(out_.warnings, {file_, line, column, std::move(message)});

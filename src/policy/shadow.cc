@@ -6,6 +6,8 @@
 namespace tpx::policy {
 namespace {
 
+bool HasBit(const tpx_bits& bits, size_t rule) { return (bits.word[rule / 64] >> (rule % 64) & 1) != 0; }
+
 // For each rule, the rules that accept all that it accepts in the dimensions seen
 // so far: those that are in every class it is in.
 class Supersets {
@@ -44,13 +46,11 @@ class Supersets {
 std::vector<Shadowed> FindShadowed(const CompiledPolicy& compiled) {
   const tpx_tables& tables = *compiled.tables;
   Supersets supersets(tables);
-  std::vector<bool> possible(tables.n_rules);  // not a rule that matches nothing
+  tpx_bits possible{};  // rules but those that match nothing
   std::vector<bool> classes(TPX_MAX_CLASSES);
-  for (uint16_t number : tables.proto_class) classes[number] = true;
-  for (size_t rule = 0; rule < tables.n_rules; ++rule) {
-    for (size_t number = 0; number < classes.size() && !possible[rule]; ++number) {
-      possible[rule] = classes[number] && (tables.bits[number].word[rule / 64] >> (rule % 64) & 1) != 0;
-    }
+  for (uint16_t number : tables.proto_class) {
+    classes[number] = true;
+    for (size_t i = 0; i < TPX_RULE_WORDS; ++i) possible.word[i] |= tables.bits[number].word[i];
   }
   supersets.Restrict(classes);
   for (size_t dimension : {0, 1}) {
@@ -68,8 +68,8 @@ std::vector<Shadowed> FindShadowed(const CompiledPolicy& compiled) {
   }
   std::vector<Shadowed> shadowed;
   for (size_t rule = 0; rule < tables.n_rules; ++rule) {
-    for (size_t by = 0; by < rule && possible[rule]; ++by) {
-      if ((supersets.of(rule).word[by / 64] >> (by % 64) & 1) == 0) continue;
+    for (size_t by = 0; by < rule && HasBit(possible, rule); ++by) {
+      if (!HasBit(supersets.of(rule), by)) continue;
       shadowed.push_back({rule, by});
       break;
     }

@@ -24,8 +24,8 @@ bool IsDigits(std::string_view text) {
 
 bool IsInt(std::string_view text) {
   if (text.starts_with("0x")) {
-    return text.size() > 2 && std::all_of(text.begin() + 2, text.end(),
-                                          [](unsigned char c) { return std::isxdigit(c) != 0; });
+    return text.size() > 2 &&
+           std::all_of(text.begin() + 2, text.end(), [](unsigned char c) { return std::isxdigit(c) != 0; });
   }
   if (text.starts_with("0o")) {
     return text.size() > 2 &&
@@ -95,13 +95,20 @@ std::optional<YamlError> CheckBytes(std::string_view text) {
 
 std::string_view KindName(Kind kind) {
   switch (kind) {
-    case Kind::kNull: return "nothing";
-    case Kind::kBool: return "a boolean";
-    case Kind::kInt: return "an integer";
-    case Kind::kFloat: return "a number with a fraction";
-    case Kind::kString: return "a string";
-    case Kind::kList: return "a list";
-    case Kind::kMap: return "a mapping";
+    case Kind::kNull:
+      return "nothing";
+    case Kind::kBool:
+      return "a boolean";
+    case Kind::kInt:
+      return "an integer";
+    case Kind::kFloat:
+      return "a number with a fraction";
+    case Kind::kString:
+      return "a string";
+    case Kind::kList:
+      return "a list";
+    case Kind::kMap:
+      return "a mapping";
   }
   return "nothing";
 }
@@ -119,7 +126,14 @@ class YamlTree::Builder : public YAML::EventHandler {
   }
   void OnDocumentEnd() override {}
   void OnNull(const YAML::Mark& mark, YAML::anchor_t anchor) override {
-    if (YamlNode* node = Make(mark, Kind::kNull, "?", anchor)) Attach(*node, mark);
+    YamlNode* node = Make(mark, Kind::kNull, "?", anchor);
+    if (node == nullptr) return;
+    // Nothing has no place of its own: the mark is that of what follows.
+    if (!open_.empty() && open_.back()->kind == Kind::kMap && open_.back()->children.size() % 2 == 1) {
+      node->line = open_.back()->children.back()->line;
+      node->column = open_.back()->children.back()->column;
+    }
+    Attach(*node, mark);
   }
   void OnScalar(const YAML::Mark& mark, const std::string& tag, YAML::anchor_t anchor,
                 const std::string& value) override {
@@ -153,7 +167,8 @@ class YamlTree::Builder : public YAML::EventHandler {
   }
 
   YamlNode* Make(const YAML::Mark& mark, Kind kind, const std::string& tag, YAML::anchor_t anchor) {
-    if (!tag.empty() && tag != "?" && tag != "!") Fail(mark, StrCat("the tag ", Quote(tag), " is not supported"));
+    if (!tag.empty() && tag != "?" && tag != "!")
+      Fail(mark, StrCat("the tag ", Quote(tag), " is not supported"));
     if (error) return nullptr;
     YamlNode& node = tree_.nodes_.emplace_back();
     node.kind = kind;
@@ -211,7 +226,11 @@ std::optional<YamlError> YamlTree::Load(std::string_view text) {
   } catch (const YAML::Exception& e) {
     if (builder.error) return builder.error;
     bool placed = !e.mark.is_null();
-    return YamlError{placed ? e.mark.line + 1 : 1, placed ? e.mark.column + 1 : 1, StrCat("not YAML: ", e.msg)};
+    std::string message = StrCat("not YAML: ", e.msg);
+    // Single bytes of the text are quoted in it as they are.
+    std::replace_if(
+        message.begin(), message.end(), [](char c) { return c < ' ' || c > '~'; }, '?');
+    return YamlError{placed ? e.mark.line + 1 : 1, placed ? e.mark.column + 1 : 1, std::move(message)};
   }
   if (!builder.error && root_ == nullptr) return YamlError{1, 1, "the file is empty"};
   return builder.error;

@@ -23,9 +23,9 @@ struct YamlNode {
   Kind kind = Kind::kNull;
   int line = 1;
   int column = 1;
-  std::string text;                        // of a scalar
-  std::vector<const YamlNode*> children;   // of a map: key, value, key, value...
-  size_t size = 1;                         // nodes below and this one, aliases expanded
+  std::string text;                       // of a scalar
+  std::vector<const YamlNode*> children;  // of a map: key, value, key, value...
+  size_t size = 1;                        // nodes below and this one, aliases expanded
   bool is_scalar() const { return kind != Kind::kList && kind != Kind::kMap; }
 };
 

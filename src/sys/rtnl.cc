@@ -66,7 +66,6 @@ void ForEach(const nlmsghdr& message, size_t offset, Visit visit) {
 }
 
 // Attributes by type; a type beyond the table is ignored.
-template <size_t N>
 class Attributes {
  public:
   template <typename Payload>
@@ -74,7 +73,7 @@ class Attributes {
     Attributes table;
     if (message.nlmsg_len < mnl_nlmsg_size(sizeof(Payload))) return table;
     ForEach(message, sizeof(Payload), [&](const nlattr* attr) {
-      if (mnl_attr_get_type(attr) < N) table.at_[mnl_attr_get_type(attr)] = attr;
+      if (mnl_attr_get_type(attr) < kTypes) table.at_[mnl_attr_get_type(attr)] = attr;
     });
     return table;
   }
@@ -105,7 +104,8 @@ class Attributes {
   bool Fits(size_t type, size_t bytes) const {
     return at_[type] != nullptr && mnl_attr_get_payload_len(at_[type]) >= bytes;
   }
-  std::array<const nlattr*, N> at_{};
+  static constexpr size_t kTypes = 64;  // more than any type that is read here
+  std::array<const nlattr*, kTypes> at_{};
 };
 
 // The text of an extended acknowledgement, empty where there is none.
@@ -264,7 +264,7 @@ absl::StatusOr<std::vector<PolicyRule>> Rtnl::ListRules() {
     request.Extra<fib_rule_hdr>().family = NativeFamily(family);
     absl::Status status =
         Dump(request.header(), "list rules", [&] { rules = before; }, [&](const nlmsghdr& message) {
-          const auto attrs = Attributes<FRA_MAX + 1>::After<fib_rule_hdr>(message);
+          const auto attrs = Attributes::After<fib_rule_hdr>(message);
           if (attrs.U8(FRA_PROTOCOL) != kRouteProtocol) return;
           rules.push_back({.family = family,
                            .iif = attrs.Text(FRA_IIFNAME),
@@ -300,7 +300,7 @@ absl::StatusOr<std::vector<LocalRoute>> Rtnl::ListRoutes(uint32_t table) {
     request.Put(RTA_TABLE, table);
     absl::Status status =
         Dump(request.header(), "list routes", [&] { routes = before; }, [&](const nlmsghdr& message) {
-          const auto attrs = Attributes<RTA_MAX + 1>::After<rtmsg>(message);
+          const auto attrs = Attributes::After<rtmsg>(message);
           const auto& header = *static_cast<const rtmsg*>(mnl_nlmsg_get_payload(&message));
           const uint32_t in = attrs.U32(RTA_TABLE, header.rtm_table);
           if (header.rtm_protocol != kRouteProtocol || header.rtm_type != RTN_LOCAL || in != table) return;
@@ -321,7 +321,7 @@ absl::StatusOr<std::vector<LinkInfo>> Rtnl::ListLinks() {
   TPX_RETURN_IF_ERROR(
       Dump(request.header(), "list links", [&] { links.clear(); }, [&](const nlmsghdr& message) {
         const auto& header = *static_cast<const ifinfomsg*>(mnl_nlmsg_get_payload(&message));
-        const auto attrs = Attributes<IFLA_MAX + 1>::After<ifinfomsg>(message);
+        const auto attrs = Attributes::After<ifinfomsg>(message);
         links.push_back({.index = header.ifi_index,
                          .name = attrs.Text(IFLA_IFNAME),
                          .flags = header.ifi_flags,
@@ -337,7 +337,7 @@ absl::StatusOr<std::vector<AddressInfo>> Rtnl::ListAddresses() {
   TPX_RETURN_IF_ERROR(
       Dump(request.header(), "list addresses", [&] { addresses.clear(); }, [&](const nlmsghdr& message) {
         const auto& header = *static_cast<const ifaddrmsg*>(mnl_nlmsg_get_payload(&message));
-        const auto attrs = Attributes<IFA_MAX + 1>::After<ifaddrmsg>(message);
+        const auto attrs = Attributes::After<ifaddrmsg>(message);
         // On a point-to-point device IFA_ADDRESS is the peer's.
         const auto addr = attrs.Has(IFA_LOCAL) ? attrs.Address(IFA_LOCAL) : attrs.Address(IFA_ADDRESS);
         if (!addr.has_value()) return;

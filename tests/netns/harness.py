@@ -6,8 +6,6 @@ can tell what a crashed one left behind.
 """
 import atexit
 import contextlib
-import ctypes
-import dataclasses
 import itertools
 import json
 import os
@@ -15,12 +13,13 @@ import pathlib
 import queue
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import threading
 import time
 import unittest
+
+from space import FAMILIES, V4, V6, Namespace, run
 
 HERE = pathlib.Path(__file__).resolve().parent
 REPO = HERE.parent.parent
@@ -31,32 +30,8 @@ PREFIX = "tpxt"
 SKIP = 77
 TOOLS = ("ip", "tc", "bpftool", "nsenter", "setpriv")
 
-_libc = ctypes.CDLL(None, use_errno=True)
-_CLONE_NEWNET = 0x40000000
 _numbers = itertools.count(1)
 _labs = []
-
-
-@dataclasses.dataclass(frozen=True)
-class Family:
-    name: str
-    af: int
-    client: str
-    lan: str
-    wan: str
-    server: str
-    client_net: str
-    server_net: str
-    loopback: str
-    bits: int
-    ip: str  # the option of ip(8)
-
-
-V4 = Family("v4", socket.AF_INET, "192.0.2.2", "192.0.2.1", "198.51.100.1", "198.51.100.2",
-            "192.0.2.0/24", "198.51.100.0/24", "127.0.0.1", 24, "-4")
-V6 = Family("v6", socket.AF_INET6, "2001:db8:1::2", "2001:db8:1::1", "2001:db8:2::1", "2001:db8:2::2",
-            "2001:db8:1::/64", "2001:db8:2::/64", "::1", 64, "-6")
-FAMILIES = (V4, V6)
 
 
 def scaled(number, least=1):
@@ -65,14 +40,6 @@ def scaled(number, least=1):
 
 def unique():
     return f"{PREFIX}-{os.getpid()}-{next(_numbers)}"
-
-
-def run(argv, check=True, **kwargs):
-    kwargs.setdefault("timeout", 120)
-    done = subprocess.run([str(a) for a in argv], capture_output=True, text=True, **kwargs)
-    if check and done.returncode:
-        raise AssertionError(f"{' '.join(map(str, argv))}: exit {done.returncode}\n{done.stdout}{done.stderr}")
-    return done
 
 
 def wait_until(condition, what, seconds=10, step=0.02):
@@ -85,84 +52,6 @@ def wait_until(condition, what, seconds=10, step=0.02):
         if time.monotonic() > deadline:
             raise AssertionError(f"not within {seconds} s: {what}")
         time.sleep(step)
-
-
-class Namespace:
-    def __init__(self, name):
-        run(["ip", "netns", "add", name])
-        self.name = name
-        self.path = f"/run/netns/{name}"
-
-    @contextlib.contextmanager
-    def entered(self):
-        """The calling thread is inside; sockets made there stay there."""
-        own = os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
-        target = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC)
-        try:
-            self._set(target)
-            yield self
-        finally:
-            self._set(own)
-            os.close(own)
-            os.close(target)
-
-    @staticmethod
-    def _set(fd):
-        if _libc.setns(fd, _CLONE_NEWNET):
-            raise OSError(ctypes.get_errno(), "setns")
-
-    def argv(self, *args):
-        return ["setpriv", "--pdeathsig", "KILL", "nsenter", f"--net={self.path}", "--", *map(str, args)]
-
-    def run(self, *args, check=True, **kwargs):
-        return run(self.argv(*args), check=check, **kwargs)
-
-    def popen(self, *args, **kwargs):
-        return subprocess.Popen(self.argv(*args), **kwargs)
-
-    def ip(self, *commands, check=True):
-        run(["ip", "-n", self.name, "-batch", "-"], input="\n".join(commands) + "\n", check=check)
-
-    def nft(self, rules):
-        self.run("nft", "-f", "-", input=rules)
-
-    def sysctl(self, key, value=None):
-        path = "/proc/sys/" + key
-        with self.entered():
-            if value is None:
-                return pathlib.Path(path).read_text().strip()
-            pathlib.Path(path).write_text(str(value))
-            return str(value)
-
-    def socket(self, af, kind=socket.SOCK_STREAM, proto=0):
-        with self.entered():
-            return socket.socket(af, kind, proto)
-
-    def listen(self, family, port=0, address=None, backlog=512):
-        sock = self.socket(family.af)
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        sock.bind((address or "", port))
-        sock.listen(backlog)
-        sock.settimeout(10)
-        return sock
-
-    def connect(self, family, address, port, timeout=10, source_port=0, prepare=None):
-        sock = self.socket(family.af)
-        sock.settimeout(timeout)
-        try:
-            if source_port:
-                sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-                sock.bind(("", source_port))
-            if prepare:
-                prepare(sock)
-            sock.connect((address, port))
-        except BaseException:
-            sock.close()
-            raise
-        return sock
-
-    def close(self):
-        run(["ip", "netns", "del", self.name], check=False)
 
 
 class Peer:

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """E1 to E4: at a limit new flows get the stated treatment, old ones go on, nothing spins."""
+import os
 import pathlib
 import threading
 import time
@@ -67,7 +68,7 @@ class Limits(product.TestCase):
         self.assertEqual(holder.ask("check"), {"ok": opened["sources"][harness.V4.wan]})
 
     def test_E1_descriptor_limit_lowers_the_session_limit(self):
-        self.tpx.start(product.config(), wrapper=("prlimit", "--nofile=256:256", "--"))
+        self.tpx.start(product.config(proxy={"max_sessions": 1000}), wrapper=("prlimit", "--nofile=256:256", "--"))
         self.assertIn("descriptor", self.tpx.log.read_text())
         reports = self.tpx.log.read_text().count("descriptor")
         for family in harness.FAMILIES:
@@ -114,10 +115,10 @@ class Limits(product.TestCase):
                 for client, server in flows:
                     client.sendall(data)
                 for client, server in flows:
-                    self.assertEqual(server.recv(100, 0x100), data)
+                    self.assertEqual(product.receive(server, 100), data)
                     server.sendall(data)
                 for client, server in flows:
-                    self.assertEqual(client.recv(100, 0x100), data)
+                    self.assertEqual(product.receive(client, 100), data)
         finally:
             done.set()
             threads[0].join()
@@ -149,7 +150,6 @@ class Limits(product.TestCase):
 
     def test_E15_log_that_nobody_reads(self):
         """A full pipe as standard error blocks nothing."""
-        import os
         reader, writer = os.pipe()
         self.addCleanup(os.close, reader)
         os.set_blocking(writer, False)

@@ -24,6 +24,14 @@ def config(rules=None, proxy=None, **more):
             "proxy": {"workers": 2, **(proxy or {})}, **more}
 
 
+def receive(sock, size):
+    """Exactly so many bytes, or fewer at the end of the stream."""
+    got = bytearray()
+    while len(got) < size and (more := sock.recv(size - len(got))):
+        got += more
+    return bytes(got)
+
+
 class Instance:
     def __init__(self, space):
         self.space = space

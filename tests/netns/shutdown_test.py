@@ -18,9 +18,9 @@ class Shutdown(product.TestCase):
         def round_trip(number):
             data = str(number).encode().rjust(1000)
             client.sendall(data)
-            self.assertEqual(server.recv(1000, 0x100), data)  # MSG_WAITALL
+            self.assertEqual(product.receive(server, 1000), data)
             server.sendall(data)
-            self.assertEqual(client.recv(1000, 0x100), data)
+            self.assertEqual(product.receive(client, 1000), data)
         return client, server, round_trip
 
     def test_L7_drain(self):

@@ -35,7 +35,7 @@ class Packets(product.TestCase):
                 for sender, receiver in ((client, server), (server, client)):
                     data = bytes(range(250)) * 400
                     sender.sendall(data)
-                    self.assertEqual(receiver.recv(len(data), socket.MSG_WAITALL), data)
+                    self.assertEqual(product.receive(receiver, len(data)), data)
 
     def test_T4_urgent_data_stays_in_the_stream(self):
         """The mark is lost, the byte is not, nor its place; or the byte is out of band as it was sent."""
@@ -68,7 +68,7 @@ class Packets(product.TestCase):
         client, server = self.pair(family)
         with packets.Tap(self.lab.client, "c0") as tap:
             server.sendall(b"x" * 100)
-            self.assertEqual(len(client.recv(100, socket.MSG_WAITALL)), 100)
+            self.assertEqual(len(product.receive(client, 100)), 100)
             last = [p for outgoing, p in tap.collect(lambda p: p.sport == 9000) if not outgoing][-1]
             # an error about a segment that is acknowledged would be ignored: quote the next one
             quoted = struct.pack("!I", last.next_seq())
@@ -100,7 +100,7 @@ class Packets(product.TestCase):
                 for _ in range(5):
                     tap.send(syn.frame)
                 client.sendall(b"question")
-                self.assertEqual(server.recv(8, socket.MSG_WAITALL), b"question")
+                self.assertEqual(product.receive(server, 8), b"question")
                 self.assertEqual(self.tpx.totals()["sessions_total"] - before, 1)
 
     def test_T7_syn_in_time_wait_starts_anew(self):

@@ -5,8 +5,9 @@
 
 #include <algorithm>
 #include <cstring>
+#include <utility>
 
-#include "absl/log/check.h"
+#include "support/check.h"
 
 namespace tpx::test {
 namespace {
@@ -34,7 +35,7 @@ uint16_t Checksum(const Bytes& bytes, size_t from, size_t to, uint32_t sum = 0) 
 
 IpAddr MustParse(std::string_view text) {
   auto addr = IpAddr::Parse(text);
-  CHECK(addr.ok()) << addr.status();
+  TPX_CHECK(addr.ok()) << addr.status();
   return *addr;
 }
 

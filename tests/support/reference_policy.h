@@ -18,7 +18,7 @@ namespace tpx::policy {
 
 // A flow as the rules see it.
 struct TestFlow {
-  IpAddr src, dst;
+  IpAddr src{}, dst{};
   uint8_t protocol = IPPROTO_TCP;
   uint16_t sport = 0, dport = 0;  // host byte order; 0 where the protocol has none
 };
@@ -26,14 +26,13 @@ struct TestFlow {
 namespace reference {
 
 inline bool InAny(const std::vector<Prefix>& prefixes, const IpAddr& address) {
-  return prefixes.empty() || std::any_of(prefixes.begin(), prefixes.end(),
-                                         [&](const Prefix& p) { return p.Contains(address); });
+  return prefixes.empty() ||
+         std::any_of(prefixes.begin(), prefixes.end(), [&](const Prefix& p) { return p.Contains(address); });
 }
 
 inline bool InAny(const std::vector<PortRange>& ranges, uint16_t port) {
-  return ranges.empty() || std::any_of(ranges.begin(), ranges.end(), [&](const PortRange& r) {
-           return port >= r.first && port <= r.last;
-         });
+  return ranges.empty() || std::any_of(ranges.begin(), ranges.end(),
+                                       [&](const PortRange& r) { return port >= r.first && port <= r.last; });
 }
 
 inline bool Matches(const Rule& rule, const TestFlow& flow) {
@@ -41,7 +40,8 @@ inline bool Matches(const Rule& rule, const TestFlow& flow) {
   if (rule.matches_nothing) return false;
   if (rule.action == TPX_ACTION_PROXY && flow.protocol != IPPROTO_TCP) return false;
   if (!has_ports && !(rule.sports.empty() && rule.dports.empty())) return false;
-  if (!rule.protocols.empty() && std::count(rule.protocols.begin(), rule.protocols.end(), flow.protocol) == 0) {
+  if (!rule.protocols.empty() &&
+      std::count(rule.protocols.begin(), rule.protocols.end(), flow.protocol) == 0) {
     return false;
   }
   return InAny(rule.src, flow.src) && InAny(rule.dst, flow.dst) && InAny(rule.sports, flow.sport) &&
@@ -71,10 +71,10 @@ class TableInterpreter {
 
   // Index of the rule; n_rules if there is none.
   size_t Evaluate(const TestFlow& flow) const {
-    const tpx_bits* sets[] = {Set(PrefixClass(TPX_DIM_SRC, flow.src)), Set(PrefixClass(TPX_DIM_DST, flow.dst)),
-                              Set(tables_.proto_class[flow.protocol]),
-                              Set(tables_.port_class[TPX_DIM_SPORT][flow.sport]),
-                              Set(tables_.port_class[TPX_DIM_DPORT][flow.dport])};
+    const tpx_bits* sets[] = {
+        Set(PrefixClass(TPX_DIM_SRC, flow.src)), Set(PrefixClass(TPX_DIM_DST, flow.dst)),
+        Set(tables_.proto_class[flow.protocol]), Set(tables_.port_class[TPX_DIM_SPORT][flow.sport]),
+        Set(tables_.port_class[TPX_DIM_DPORT][flow.dport])};
     uint64_t summary = ~uint64_t{0};
     for (const tpx_bits* set : sets) summary &= set->summary;
     for (; summary != 0; summary &= summary - 1) {

@@ -18,12 +18,20 @@ void SetLogLevel(LogLevel level);
 void LogLine(LogLevel level, std::string_view message);
 
 template <typename... Args>
-void LogError(const Args&... args) { LogLine(LogLevel::kError, StrCat(args...)); }
+void LogError(const Args&... args) {
+  LogLine(LogLevel::kError, StrCat(args...));
+}
 template <typename... Args>
-void LogWarning(const Args&... args) { LogLine(LogLevel::kWarning, StrCat(args...)); }
+void LogWarning(const Args&... args) {
+  LogLine(LogLevel::kWarning, StrCat(args...));
+}
 template <typename... Args>
-void LogInfo(const Args&... args) { LogLine(LogLevel::kInfo, StrCat(args...)); }
+void LogInfo(const Args&... args) {
+  LogLine(LogLevel::kInfo, StrCat(args...));
+}
 template <typename... Args>
-void LogDebug(const Args&... args) { LogLine(LogLevel::kDebug, StrCat(args...)); }
+void LogDebug(const Args&... args) {
+  LogLine(LogLevel::kDebug, StrCat(args...));
+}
 
 }  // namespace tpx

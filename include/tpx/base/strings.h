@@ -16,13 +16,17 @@ inline std::string_view ToStd(absl::string_view text) { return {text.data(), tex
 
 namespace internal {
 template <typename T>
-const T& Piece(const T& value) { return value; }
+const T& Piece(const T& value) {
+  return value;
+}
 inline absl::string_view Piece(const std::string_view& text) { return ToAbsl(text); }
 }  // namespace internal
 
 // absl::StrCat that takes std::string_view as well.
 template <typename... Args>
-std::string StrCat(const Args&... args) { return absl::StrCat(internal::Piece(args)...); }
+std::string StrCat(const Args&... args) {
+  return absl::StrCat(internal::Piece(args)...);
+}
 
 // `text` in single quotes for a message: shortened, control bytes escaped.
 std::string Quote(std::string_view text);

@@ -21,7 +21,7 @@ struct Side {
   bool readable : 1 = false;
   bool writable : 1 = false;
   bool drain : 1 = false;      // read until EAGAIN: a short read does not mean that there is no more
-  bool no_splice : 1 = false;  // urgent data passed, which stops splice(2) for good
+  bool no_splice : 1 = false;  // it does not go with pipes: bytes are copied
   bool broken : 1 = false;     // RST, time-out: nothing can be sent; what came before can still be read
 };
 

@@ -77,9 +77,9 @@ struct Timeouts {
 };
 
 struct Proxy {
-  uint32_t workers = 0;         // 0: one per CPU the process may run on
-  uint32_t max_sessions = 0;    // of all workers together; 0: as many as the descriptor limit allows
-  uint32_t pipes = 64;          // per worker, at most
+  uint32_t workers = 0;       // 0: one per CPU the process may run on
+  uint32_t max_sessions = 0;  // of all workers together; 0: as many as the descriptor limit allows
+  uint32_t pipes = 64;        // per worker, at most
   Timeouts timeouts;
   friend bool operator==(const Proxy&, const Proxy&) = default;
 };

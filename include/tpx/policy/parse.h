@@ -20,7 +20,7 @@ struct Diagnostic {
 };
 
 struct ParseResult {
-  Config config;                  // meaningful only when errors is empty
+  Config config;  // meaningful only when errors is empty
   std::vector<Diagnostic> errors;
   std::vector<Diagnostic> warnings;
   bool ok() const { return errors.empty(); }

@@ -36,7 +36,8 @@ INSTANTIATE_TEST_SUITE_P(Addresses, CanonicalText,
                                          Pair{"2001:db8:0:1:1:1:1:1", "2001:db8:0:1:1:1:1:1"},
                                          Pair{"2001:0:0:1:0:0:0:1", "2001:0:0:1::1"},
                                          Pair{"0:0:2001:db8:0:0:1:1", "::2001:db8:0:0:1:1"},
-                                         Pair{"1:2:3:4:5:6:0:0", "1:2:3:4:5:6::"}, Pair{"::1.2.3.4", "::102:304"},
+                                         Pair{"1:2:3:4:5:6:0:0", "1:2:3:4:5:6::"},
+                                         Pair{"::1.2.3.4", "::102:304"},
                                          Pair{"64:ff9b::192.0.2.33", "64:ff9b::c000:221"}));
 
 class BadText : public testing::TestWithParam<Pair> {};
@@ -69,7 +70,8 @@ INSTANTIATE_TEST_SUITE_P(
 TEST(IpAddr, RefusesMappedAndForeignText) {
   EXPECT_EQ(IpAddr::Parse("::ffff:192.0.2.1").status().message(),
             "'::ffff:192.0.2.1' is an IPv4-mapped address, write 192.0.2.1");
-  for (std::string_view text : {"", "x", "1.2.3", "1.2.3.4.5", "01.2.3.4", "1.2.3.4/32", "[::1]", "::1 ", "1::2::3"}) {
+  for (std::string_view text :
+       {"", "x", "1.2.3", "1.2.3.4.5", "01.2.3.4", "1.2.3.4/32", "[::1]", "::1 ", "1::2::3"}) {
     EXPECT_FALSE(IpAddr::Parse(text).ok()) << text;
   }
 }
@@ -99,7 +101,8 @@ TEST(Prefix, HoldsIpv4InMappedSpace) {
   EXPECT_EQ(Net("0.0.0.0/0").length, 96);
   EXPECT_TRUE(Net("0.0.0.0/0").is_v4());
   EXPECT_FALSE(Net("::/0").is_v4());
-  for (std::string_view text : {"192.0.2.0/24", "192.0.2.1/32", "0.0.0.0/0", "::/0", "2001:db8::/32", "::1/128"}) {
+  for (std::string_view text :
+       {"192.0.2.0/24", "192.0.2.1/32", "0.0.0.0/0", "::/0", "2001:db8::/32", "::1/128"}) {
     EXPECT_EQ(Net(text).ToString(), text);
   }
 }

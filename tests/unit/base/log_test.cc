@@ -22,7 +22,9 @@ using testing::ElementsAre;
 // Puts another descriptor in the place of standard error.
 class StandardError {
  public:
-  explicit StandardError(int fd) : saved_(fcntl(STDERR_FILENO, F_DUPFD_CLOEXEC, 3)) { dup2(fd, STDERR_FILENO); }
+  explicit StandardError(int fd) : saved_(fcntl(STDERR_FILENO, F_DUPFD_CLOEXEC, 3)) {
+    dup2(fd, STDERR_FILENO);
+  }
   ~StandardError() { dup2(saved_.get(), STDERR_FILENO); }
 
  private:

@@ -14,7 +14,9 @@ TEST(ErrnoStatus, NamesTheCallAndTheError) {
   EXPECT_EQ(status.message(), "open /run/x: No such file or directory");
 }
 
-TEST(ErrnoStatus, SurvivesUnknownNumbers) { EXPECT_EQ(ErrnoStatus(99999, "f").message(), "f: unknown error"); }
+TEST(ErrnoStatus, SurvivesUnknownNumbers) {
+  EXPECT_EQ(ErrnoStatus(99999, "f").message(), "f: unknown error");
+}
 
 TEST(Annotate, PutsTheContextInFront) {
   absl::Status status = Annotate(absl::NotFoundError("gone"), std::string_view("load"));

@@ -8,7 +8,8 @@ namespace {
 
 TEST(StrCat, TakesEveryKindOfString) {
   std::string owned = "b";
-  EXPECT_EQ(StrCat("a", owned, std::string_view("c"), absl::string_view("d"), 5, std::string_view("f")), "abcd5f");
+  EXPECT_EQ(StrCat("a", owned, std::string_view("c"), absl::string_view("d"), 5, std::string_view("f")),
+            "abcd5f");
 }
 
 TEST(Quote, EscapesControlBytesAndKeepsUtf8) {

@@ -29,8 +29,8 @@ uint8_t PatternByte(size_t offset) {
 }
 
 const char kLinks[] = R"(
-  ip link add gwc type veth peer name up netns CLIENT
-  ip link add gws type veth peer name up netns SERVER
+  ip link add gwc type veth peer name end netns CLIENT
+  ip link add gws type veth peer name end netns SERVER
   sysctl -qw net.ipv4.conf.all.rp_filter=0 net.ipv4.conf.default.rp_filter=0 net.ipv4.conf.gwc.rp_filter=0 \
     net.ipv4.conf.gws.rp_filter=0
   ip link set lo up; ip link set gwc up; ip link set gws up
@@ -53,8 +53,8 @@ const char kLinks[] = R"(
 
 const char kEnd[] = R"(
   sysctl -qw net.ipv4.conf.all.rp_filter=0 net.ipv4.tcp_syncookies=1
-  ip link set lo up; ip link set up up
-  ip addr add V4/24 dev up; ip addr add V6/64 dev up nodad
+  ip link set lo up; ip link set end up
+  ip addr add V4/24 dev end; ip addr add V6/64 dev end nodad
   ip route add default via GW4; ip -6 route add default via GW6
 )";
 
@@ -112,7 +112,7 @@ GatewayLab::GatewayLab() {
   gateway.Sh(Replace(kLinks, {{"CLIENT", client.path()}, {"SERVER", server.path()}}));
   client.Sh(Replace(kEnd, {{"GW4", "192.0.2.1"}, {"GW6", "2001:db8:1::1"}, {"V4", "192.0.2.10"}, {"V6", "2001:db8:1::10"}}));
   server.Sh(Replace(kEnd, {{"GW4", "198.51.100.1"}, {"GW6", "2001:db8:2::1"}, {"V4", "198.51.100.7"}, {"V6", "2001:db8:2::7"}}));
-  server.Sh("ip addr add 198.51.100.8/24 dev up; ip addr add 2001:db8:2::8/64 dev up nodad");
+  server.Sh("ip addr add 198.51.100.8/24 dev end; ip addr add 2001:db8:2::8/64 dev end nodad");
 }
 
 UniqueFd OpenSocket(const NetNs& ns, const Endpoint& like) {

@@ -1,0 +1,38 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "journal.h"
+#include "state.h"
+#include "tpx/control/lifecycle.h"
+#include "tpx/sys/rtnl.h"
+
+namespace tpx::control {
+
+// What changes of attachments need. All borrowed.
+struct Site {
+  const Paths& paths;
+  std::string pins;  // the staging directory or the final one
+  sys::Rtnl& rtnl;
+  Journal& journal;
+};
+
+// What exists already is fine in these two.
+absl::Status AddRules(Site& site, const State& state, const Device& device);
+absl::Status AddRoutes(Site& site, const State& state);
+
+// Attaches and pins; sets device.priority where a filter is used.
+absl::Status AttachProgram(Site& site, Device& device);
+absl::Status AttachSkLookup(Site& site);
+
+// Detaches the program and deletes the rules; what is gone already is fine.
+absl::Status RemoveDevice(Site& site, const State& state, const Device& device);
+
+// The id of the program that is attached to the device, 0 for none.
+uint32_t AttachedProgram(const std::string& pins, const Device& device);
+
+}  // namespace tpx::control

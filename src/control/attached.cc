@@ -1,0 +1,140 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "tpx/control/attached.h"
+
+#include <net/if.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+
+#include <algorithm>
+#include <atomic>
+#include <cerrno>
+#include <optional>
+#include <utility>
+
+#include "attach.h"
+#include "devices.h"
+#include "instance.h"
+#include "journal.h"
+#include "local_addresses.h"
+#include "reconcile.h"
+#include "state.h"
+#include "tpx/base/status.h"
+#include "tpx/base/strings.h"
+#include "tpx/bpf/maps.h"
+#include "tpx/bpf/pin_dir.h"
+
+namespace tpx::control {
+namespace {
+
+std::string ControlPin(const Paths& paths) { return paths.pins + "/tpx_control"; }
+
+std::optional<ino_t> Inode(const std::string& path) {
+  struct stat st {};
+  if (stat(path.c_str(), &st) != 0) return std::nullopt;
+  return st.st_ino;
+}
+
+// Adds what somebody else removed. The kernel drops the routes while lo is
+// down, for example.
+absl::Status Repair(Site& site, const State& state, std::vector<std::string>& lines) {
+  TPX_ASSIGN_OR_RETURN(const auto rules, site.rtnl.ListRules());
+  for (const Device& device : state.devices) {
+    for (const sys::PolicyRule& rule : RulesOf(state, device)) {
+      if (std::find(rules.begin(), rules.end(), rule) != rules.end()) continue;
+      const absl::Status status = site.rtnl.AddRule(rule);
+      if (!status.ok() && !absl::IsAlreadyExists(status)) return status;
+      lines.push_back(StrCat("added again: ", rule.ToString()));
+    }
+  }
+  TPX_ASSIGN_OR_RETURN(const auto routes, site.rtnl.ListRoutes(state.steering.route_table));
+  for (const sys::LocalRoute& route : RoutesOf(state)) {
+    if (std::find(routes.begin(), routes.end(), route) != routes.end()) continue;
+    const absl::Status status = site.rtnl.AddRoute(route);
+    if (!status.ok() && !absl::IsAlreadyExists(status)) return status;
+    lines.push_back(StrCat("added again: ", route.ToString()));
+  }
+  return absl::OkStatus();
+}
+
+}  // namespace
+
+absl::StatusOr<Attached> Attached::Open(const Paths& paths) {
+  const std::optional<ino_t> inode = Inode(ControlPin(paths));
+  if (!inode.has_value()) return absl::FailedPreconditionError("nothing is loaded; run 'tpx-bpf load'");
+  TPX_ASSIGN_OR_RETURN(auto control, bpf::OpenControl(paths.pins, bpf::Access::kReadWrite));
+  TPX_ASSIGN_OR_RETURN(auto workers, bpf::OpenWorkers(paths.pins, bpf::Access::kReadWrite));
+  TPX_ASSIGN_OR_RETURN(auto listeners, bpf::OpenListeners(paths.pins, bpf::Access::kReadWrite));
+  return Attached(paths, *inode, std::move(control), std::move(workers), std::move(listeners));
+}
+
+absl::Status Attached::SetListener(uint32_t worker, tpx_source_mode source, int listener_fd) {
+  const uint32_t index = TPX_LISTENER(worker, source);
+  if (index >= cookies_.size()) return absl::InvalidArgumentError(StrCat("there is no worker ", worker));
+  uint64_t cookie = 0;
+  socklen_t size = sizeof(cookie);
+  if (getsockopt(listener_fd, SOL_SOCKET, SO_COOKIE, &cookie, &size) != 0) {
+    return ErrnoStatus(errno, "getsockopt SO_COOKIE");
+  }
+  TPX_RETURN_IF_ERROR(listeners_.Update(index, static_cast<uint64_t>(listener_fd)));
+  cookies_[index] = cookie;
+  return absl::OkStatus();
+}
+
+void Attached::SetProxy(uint32_t workers, uint16_t port) {
+  std::atomic_ref(control_[0].listen_port).store(port, std::memory_order_release);
+  std::atomic_ref(control_[0].n_workers).store(workers, std::memory_order_release);
+}
+
+void Attached::RemoveListeners() {
+  bool replaced = false;
+  for (uint32_t index = 0; index < cookies_.size(); ++index) {
+    const uint64_t cookie = std::exchange(cookies_[index], 0);
+    if (cookie == 0) continue;
+    const absl::StatusOr<uint64_t> current = listeners_.Lookup(index);
+    if (!current.ok()) continue;  // went when the socket was closed
+    // An entry that fails to go leaves with its socket.
+    if (*current == cookie) (void)listeners_.Delete(index).ok();
+    replaced |= *current != cookie;
+  }
+  if (!replaced) SetProxy(0, 0);
+}
+
+absl::Status Attached::RefreshLocalAddresses() {
+  TPX_ASSIGN_OR_RETURN(sys::Rtnl rtnl, sys::Rtnl::Open());
+  return SyncLocalAddresses(paths_.pins, rtnl);
+}
+
+absl::StatusOr<std::vector<std::string>> Attached::ReconcileDevices() {
+  const absl::Status detached = absl::FailedPreconditionError("detached by another process");
+  if (!StillPinned()) return detached;  // taking the lock would make the directory again
+  TPX_ASSIGN_OR_RETURN(sys::FileLock lock, LockInstance(paths_));
+  if (!StillPinned()) return detached;
+  TPX_ASSIGN_OR_RETURN(State state, ReadState(paths_));
+  TPX_ASSIGN_OR_RETURN(sys::Rtnl rtnl, sys::Rtnl::Open());
+  TPX_ASSIGN_OR_RETURN(Journal journal, Journal::Open(paths_, nullptr));
+  TPX_ASSIGN_OR_RETURN(const std::vector<sys::LinkInfo> links, rtnl.ListLinks());
+  Resolution wanted = ResolveDevices(state.interfaces, links);
+  std::vector<std::string> lines;
+  for (const std::string& name : wanted.conflicts) {
+    lines.push_back(StrCat("interface ", Quote(name), " is both LAN and WAN, not attaching to it"));
+  }
+  Site site{paths_, paths_.pins, rtnl, journal};
+  // A new device may have the name of a vanished one, whose rules go first.
+  TPX_RETURN_IF_ERROR(DropDevices(site, state, wanted.devices, lines));
+  TPX_RETURN_IF_ERROR(AddDevices(site, state, wanted.devices, lines));
+  TPX_RETURN_IF_ERROR(Repair(site, state, lines));
+  return lines;
+}
+
+bool Attached::StillPinned() const { return Inode(ControlPin(paths_)) == pin_inode_; }
+
+bool Attached::HasLanDevice() const {
+  const absl::StatusOr<State> state = ReadState(paths_);
+  if (!state.ok()) return false;
+  return std::any_of(state->devices.begin(), state->devices.end(), [](const Device& device) {
+    char name[IF_NAMESIZE];
+    return device.role == Role::kLan && if_indextoname(static_cast<unsigned>(device.ifindex), name) != nullptr;
+  });
+}
+
+}  // namespace tpx::control

@@ -1,0 +1,97 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "publish.h"
+
+#include <algorithm>
+#include <atomic>
+#include <map>
+
+#include "tpx/base/status.h"
+#include "tpx/bpf/maps.h"
+
+namespace tpx::control {
+namespace {
+
+using bpf::Access;
+
+constexpr uint32_t kDimensions = 2;
+
+uint32_t SlotOf(uint32_t generation) { return generation % TPX_SLOTS; }
+
+absl::Status FillPrefixes(const std::string& pins, const policy::CompiledPolicy& compiled, uint32_t generation) {
+  TPX_ASSIGN_OR_RETURN(auto outer, bpf::OpenPrefixes(pins, Access::kReadWrite));
+  for (uint32_t dimension = 0; dimension < kDimensions; ++dimension) {
+    const auto& prefixes = compiled.prefixes[dimension];
+    std::vector<tpx_prefix_key> keys;
+    std::vector<uint32_t> classes;
+    for (const auto& [key, number] : prefixes) {
+      keys.push_back(key);
+      classes.push_back(number);
+    }
+    const auto size = static_cast<uint32_t>(std::max<size_t>(1, prefixes.size()));
+    TPX_ASSIGN_OR_RETURN(auto inner, (bpf::Map<tpx_prefix_key, uint32_t>::Create(
+                                         "tpx_prefixes_in", BPF_MAP_TYPE_LPM_TRIE, size, BPF_F_NO_PREALLOC)));
+    TPX_RETURN_IF_ERROR(bpf::UpdateBatch(inner.fd(), keys.data(), sizeof(tpx_prefix_key), classes.data(),
+                                         sizeof(uint32_t), keys.size(), inner.name()));
+    TPX_RETURN_IF_ERROR(
+        outer.Update(SlotOf(generation) * kDimensions + dimension, static_cast<uint32_t>(inner.fd())));
+  }
+  return absl::OkStatus();
+}
+
+}  // namespace
+
+absl::StatusOr<uint32_t> LiveGeneration(const std::string& pins) {
+  TPX_ASSIGN_OR_RETURN(auto control, bpf::OpenControl(pins, Access::kReadOnly));
+  return std::atomic_ref(control[0].generation).load(std::memory_order_acquire);
+}
+
+absl::StatusOr<TablesMap> FillGeneration(const std::string& pins, policy::CompiledPolicy& compiled,
+                                         uint32_t generation) {
+  TPX_RETURN_IF_ERROR(FillPrefixes(pins, compiled, generation));
+  TPX_ASSIGN_OR_RETURN(auto outer, bpf::OpenTables(pins, Access::kReadWrite));
+  TPX_ASSIGN_OR_RETURN(auto inner, TablesMap::Create("tpx_tables_in", BPF_MAP_TYPE_ARRAY, 1));
+  compiled.tables->generation = generation;
+  TPX_RETURN_IF_ERROR(inner.Update(0, *compiled.tables));
+  TPX_RETURN_IF_ERROR(outer.Update(SlotOf(generation), static_cast<uint32_t>(inner.fd())));
+  return inner;
+}
+
+absl::Status CarryRuleHits(const std::string& pins, const std::vector<std::string>& old_names, uint32_t generation,
+                           const std::vector<std::string>& names) {
+  TPX_ASSIGN_OR_RETURN(auto hits, bpf::OpenRuleHits(pins, Access::kReadWrite));
+  const uint32_t old_base = SlotOf(generation + 1) * TPX_MAX_RULES;  // the other slot
+  const uint32_t base = SlotOf(generation) * TPX_MAX_RULES;
+  std::map<std::string, uint32_t> old_index;
+  for (uint32_t i = 0; i < old_names.size(); ++i) old_index.emplace(old_names[i], i);
+  const std::vector<tpx_count> zero(hits.cpus());
+  for (uint32_t i = 0; i < names.size(); ++i) {
+    std::vector<tpx_count> values = zero;
+    if (auto old = old_index.find(names[i]); old != old_index.end()) {
+      TPX_ASSIGN_OR_RETURN(values, hits.Lookup(old_base + old->second));
+    }
+    TPX_RETURN_IF_ERROR(hits.Update(base + i, values));
+  }
+  return absl::OkStatus();
+}
+
+absl::Status SwitchGeneration(const std::string& pins, uint32_t generation, const TablesMap& tables) {
+  TPX_ASSIGN_OR_RETURN(auto control, bpf::OpenControl(pins, Access::kReadWrite));
+  TPX_ASSIGN_OR_RETURN(auto outer, bpf::OpenTables(pins, Access::kReadWrite));
+  std::atomic_ref(control[0].generation).store(generation, std::memory_order_release);
+  // An update of a map of maps waits for all programs that run at that time.
+  return outer.Update(SlotOf(generation), static_cast<uint32_t>(tables.fd()));
+}
+
+absl::Status DropGeneration(const std::string& pins, uint32_t generation) {
+  TPX_ASSIGN_OR_RETURN(auto tables, bpf::OpenTables(pins, Access::kReadWrite));
+  TPX_ASSIGN_OR_RETURN(auto prefixes, bpf::OpenPrefixes(pins, Access::kReadWrite));
+  absl::Status status = tables.Delete(SlotOf(generation));
+  if (!status.ok() && !absl::IsNotFound(status)) return status;
+  for (uint32_t dimension = 0; dimension < kDimensions; ++dimension) {
+    status = prefixes.Delete(SlotOf(generation) * kDimensions + dimension);
+    if (!status.ok() && !absl::IsNotFound(status)) return status;
+  }
+  return absl::OkStatus();
+}
+
+}  // namespace tpx::control

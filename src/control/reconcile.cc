@@ -1,0 +1,69 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "reconcile.h"
+
+#include <algorithm>
+
+#include "instance.h"
+#include "tpx/base/status.h"
+#include "tpx/base/strings.h"
+
+namespace tpx::control {
+namespace {
+
+bool Contains(const std::vector<Device>& devices, const Device& device) {
+  return std::any_of(devices.begin(), devices.end(), [&](const Device& d) { return SameDevice(d, device); });
+}
+
+absl::Status AddDevice(Site& site, State& state, Device device, std::vector<std::string>& lines) {
+  device.mode = state.mode;
+  const absl::Status status = [&] {
+    TPX_RETURN_IF_ERROR(AddRules(site, state, device));
+    return AttachProgram(site, device);
+  }();
+  if (!status.ok()) {
+    const absl::Status cause = Annotate(status, site.journal.doing());
+    // The error that counts is the first one.
+    (void)RemoveDevice(site, state, device).ok();
+    return cause;
+  }
+  lines.push_back(StrCat("attached to ", Describe(device)));
+  state.devices.push_back(std::move(device));
+  return absl::OkStatus();
+}
+
+}  // namespace
+
+bool SameDevice(const Device& a, const Device& b) {
+  return a.ifindex == b.ifindex && a.name == b.name && a.role == b.role;
+}
+
+absl::Status AddDevices(Site& site, State& state, const std::vector<Device>& wanted,
+                        std::vector<std::string>& lines) {
+  const std::vector<Device> before = state.devices;
+  absl::Status status;
+  for (const Device& device : wanted) {
+    if (status.ok() && !Contains(before, device)) status = AddDevice(site, state, device, lines);
+  }
+  if (status.ok()) status = WriteState(site.paths, state);
+  if (!status.ok()) {
+    std::vector<std::string> ignored;
+    (void)DropDevices(site, state, before, ignored).ok();
+  }
+  return status;
+}
+
+absl::Status DropDevices(Site& site, State& state, const std::vector<Device>& wanted,
+                         std::vector<std::string>& lines) {
+  const std::vector<Device> before = state.devices;
+  for (const Device& device : before) {
+    if (Contains(wanted, device)) continue;
+    TPX_RETURN_IF_ERROR(Annotate(RemoveDevice(site, state, device), site.journal.doing()));
+    std::erase(state.devices, device);
+    TPX_RETURN_IF_ERROR(WriteState(site.paths, state));
+    TPX_RETURN_IF_ERROR(site.journal.Forget(site.paths, device));
+    lines.push_back(StrCat("detached from ", Describe(device)));
+  }
+  return absl::OkStatus();
+}
+
+}  // namespace tpx::control

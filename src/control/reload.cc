@@ -1,0 +1,108 @@
+// SPDX-License-Identifier: Apache-2.0
+#include <utility>
+
+#include "attach.h"
+#include "config_json.h"
+#include "instance.h"
+#include "journal.h"
+#include "local_addresses.h"
+#include "plan.h"
+#include "publish.h"
+#include "reconcile.h"
+#include "state.h"
+#include "tpx/base/status.h"
+#include "tpx/base/strings.h"
+#include "tpx/bpf/pin_dir.h"
+#include "tpx/control/lifecycle.h"
+#include "tpx/sys/file.h"
+#include "tpx/sys/netns.h"
+#include "tpx_abi.h"
+
+namespace tpx::control {
+namespace {
+
+absl::Status CheckReloadable(const State& state, const policy::Config& config) {
+  TPX_ASSIGN_OR_RETURN(const uint64_t netns, sys::CurrentNetns());
+  if (state.netns != netns) return absl::FailedPreconditionError("loaded in another network namespace; run it there");
+  if (state.abi_version != TPX_ABI_VERSION) {
+    return absl::FailedPreconditionError("another version of the program loaded it; run 'tpx-bpf load'");
+  }
+  if (!(state.steering == config.steering)) {
+    return absl::FailedPreconditionError(
+        "the steering section changed, which needs 'tpx-bpf detach' and 'tpx-bpf load'; the old one runs on");
+  }
+  return absl::OkStatus();
+}
+
+// Both generations are named on disk while either may be live.
+absl::Status PublishNext(Site& site, State& state, Plan& plan, const policy::Config& config, uint32_t live) {
+  const uint32_t next = live + 1 == 0 ? 2 : live + 1;  // 0 means none; 2 keeps to the other slot
+  const std::vector<std::string> old_names = state.rule_names[live];
+  const std::vector<std::string> names = RuleNames(config.policy);
+  TPX_RETURN_IF_ERROR(site.journal.Step("filling the new policy generation"));
+  TPX_ASSIGN_OR_RETURN(const TablesMap tables, FillGeneration(site.pins, plan.compiled, next));
+  TPX_RETURN_IF_ERROR(CarryRuleHits(site.pins, old_names, next, names));
+  state.rule_names = {{live, old_names}, {next, names}};
+  TPX_RETURN_IF_ERROR(WriteState(site.paths, state));
+  TPX_RETURN_IF_ERROR(site.journal.Step("publishing the new policy generation"));
+  return SwitchGeneration(site.pins, next, tables);
+}
+
+// From here on the new policy is live and errors no longer undo it.
+absl::Status Finish(Site& site, State& state, Plan& plan, const policy::Config& config, std::string_view config_text,
+                    uint32_t old, ReloadReport& report) {
+  TPX_RETURN_IF_ERROR(site.journal.Step("writing the state"));
+  state.interfaces = config.interfaces;
+  TPX_RETURN_IF_ERROR(WriteState(site.paths, state));
+  TPX_RETURN_IF_ERROR(sys::WriteFileAtomic(ConfigTextPath(site.paths), config_text));
+  TPX_RETURN_IF_ERROR(sys::WriteFileAtomic(ConfigJsonPath(site.paths), EncodeConfig(config)));
+  TPX_RETURN_IF_ERROR(site.journal.Step("releasing the old policy generation"));
+  TPX_RETURN_IF_ERROR(DropGeneration(site.pins, old));
+  state.rule_names.erase(old);
+  TPX_RETURN_IF_ERROR(WriteState(site.paths, state));
+  TPX_RETURN_IF_ERROR(DropDevices(site, state, plan.state.devices, report.lines));
+  return SyncLocalAddresses(site.pins, site.rtnl);
+}
+
+}  // namespace
+
+absl::StatusOr<ReloadReport> Reload(const Paths& paths, const policy::Config& config, std::string_view config_text,
+                                    const Checkpoint& checkpoint) {
+  const absl::Status nothing = absl::FailedPreconditionError("nothing is loaded; run 'tpx-bpf load'");
+  if (!bpf::Exists(paths.pins)) return nothing;
+  TPX_ASSIGN_OR_RETURN(sys::FileLock lock, LockInstance(paths));
+  if (!bpf::Exists(paths.pins)) return nothing;
+  ReloadReport report;
+  TPX_RETURN_IF_ERROR(bpf::SecurePinDir(paths.pins, report.lines));
+  TPX_ASSIGN_OR_RETURN(State state, ReadState(paths));
+  TPX_RETURN_IF_ERROR(CheckReloadable(state, config));
+  TPX_ASSIGN_OR_RETURN(sys::Rtnl rtnl, sys::Rtnl::Open());
+  TPX_ASSIGN_OR_RETURN(Plan plan, MakePlan(config, rtnl));
+  report.lines.insert(report.lines.end(), plan.notes.begin(), plan.notes.end());
+  TPX_ASSIGN_OR_RETURN(Journal journal, Journal::Open(paths, checkpoint));
+  Site site{paths, paths.pins, rtnl, journal};
+  TPX_ASSIGN_OR_RETURN(const uint32_t live, LiveGeneration(paths.pins));
+
+  const std::vector<Device> old_devices = state.devices;
+  TPX_RETURN_IF_ERROR(AddDevices(site, state, plan.state.devices, report.lines));
+  absl::Status status = PublishNext(site, state, plan, config, live);
+  TPX_ASSIGN_OR_RETURN(report.generation, LiveGeneration(paths.pins));
+  if (report.generation == live) {  // not switched, so not OK
+    const absl::Status cause = Annotate(status, journal.doing());
+    std::vector<std::string> ignored;
+    (void)DropGeneration(paths.pins, live + 1).ok();
+    (void)DropDevices(site, state, old_devices, ignored).ok();
+    return absl::Status(cause.code(), StrCat(cause.message(), "; generation ", live, " runs on"));
+  }
+  report.lines.push_back(
+      StrCat("published policy generation ", report.generation, " with ", config.policy.rules.size(), " rules"));
+  status = Finish(site, state, plan, config, config_text, live, report);
+  if (!status.ok()) {
+    return absl::Status(status.code(), StrCat(journal.doing(), ": ", status.message(), "; generation ",
+                                              report.generation, " is live, run reload again"));
+  }
+  report.devices = state.devices;
+  return report;
+}
+
+}  // namespace tpx::control

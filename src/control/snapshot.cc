@@ -1,0 +1,109 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "tpx/control/snapshot.h"
+
+#include <net/if.h>
+
+#include <algorithm>
+
+#include "attach.h"
+#include "instance.h"
+#include "state.h"
+#include "tpx/base/status.h"
+#include "tpx/base/strings.h"
+#include "tpx/bpf/link.h"
+#include "tpx/bpf/maps.h"
+#include "tpx/bpf/pin_dir.h"
+#include "tpx/sys/file.h"
+#include "tpx/sys/file_lock.h"
+#include "tpx/sys/netns.h"
+
+namespace tpx::control {
+namespace {
+
+template <typename T>
+RouteState StateOf(const T& wanted, const std::vector<T>& present) {
+  return {.text = wanted.ToString(),
+          .present = std::find(present.begin(), present.end(), wanted) != present.end()};
+}
+
+absl::Status AddRouting(const State& state, StateSnapshot& snapshot) {
+  TPX_ASSIGN_OR_RETURN(sys::Rtnl rtnl, sys::Rtnl::Open());
+  TPX_ASSIGN_OR_RETURN(const auto rules, rtnl.ListRules());
+  TPX_ASSIGN_OR_RETURN(const auto routes, rtnl.ListRoutes(state.steering.route_table));
+  for (const Device& device : state.devices) {
+    for (const sys::PolicyRule& rule : RulesOf(state, device)) snapshot.rules.push_back(StateOf(rule, rules));
+  }
+  for (const sys::LocalRoute& route : RoutesOf(state)) snapshot.routes.push_back(StateOf(route, routes));
+  for (const auto* list : {&snapshot.rules, &snapshot.routes}) {
+    for (const RouteState& route : *list) {
+      if (!route.present) snapshot.problems.push_back(StrCat("missing: ", route.text));
+    }
+  }
+  return absl::OkStatus();
+}
+
+void AddDevices(const Paths& paths, const State& state, StateSnapshot& snapshot) {
+  for (const Device& device : state.devices) {
+    DeviceState found{.device = device,
+                      .exists = if_nametoindex(device.name.c_str()) == static_cast<unsigned>(device.ifindex),
+                      .attached = false,
+                      .program_id = AttachedProgram(paths.pins, device)};
+    found.attached = found.program_id != 0;
+    if (!found.exists) {
+      snapshot.problems.push_back(StrCat(Describe(device), " is gone"));
+    } else if (!found.attached) {
+      snapshot.problems.push_back(StrCat(Describe(device), " is not attached"));
+    }
+    snapshot.devices.push_back(std::move(found));
+  }
+}
+
+void AddSkLookup(const Paths& paths, StateSnapshot& snapshot) {
+  const absl::StatusOr<bpf::LinkState> link = bpf::InspectLink(SkLookupLinkPin(paths.pins));
+  snapshot.sk_lookup_attached = link.ok() && link->target == snapshot.netns;
+  if (link.ok()) snapshot.sk_lookup_program_id = link->program_id;
+  if (!snapshot.sk_lookup_attached) snapshot.problems.emplace_back("the sk_lookup program is not attached");
+}
+
+}  // namespace
+
+absl::StatusOr<StateSnapshot> Snapshot(const Paths& paths) {
+  StateSnapshot snapshot;
+  snapshot.runner = sys::FileLock::Holder(RunLockPath(paths));
+  if (!bpf::Exists(paths.pins)) {
+    if (bpf::Exists(JournalPath(paths)) || bpf::Exists(bpf::StageDir(paths.pins))) {
+      snapshot.problems.emplace_back("an unfinished load or detach left something behind; run 'tpx-bpf detach'");
+    }
+    return snapshot;
+  }
+  snapshot.loaded = true;
+  const absl::StatusOr<State> state = ReadState(paths);
+  if (!state.ok()) {
+    snapshot.problems.push_back(StrCat("the state is lost (", state.status().message(), "); run 'tpx-bpf load'"));
+    return snapshot;
+  }
+  snapshot.netns = state->netns;
+  snapshot.abi_version = state->abi_version;
+  snapshot.rule_names = state->rule_names;
+  if (absl::StatusOr<std::string> text = sys::ReadFile(ConfigTextPath(paths)); text.ok()) {
+    snapshot.config_text = *std::move(text);
+  }
+  if (state->abi_version != TPX_ABI_VERSION) {
+    snapshot.problems.emplace_back("another version of the program loaded it; run 'tpx-bpf load'");
+    return snapshot;
+  }
+  TPX_ASSIGN_OR_RETURN(auto control, bpf::OpenControl(paths.pins, bpf::Access::kReadOnly));
+  snapshot.generation = control[0].generation;
+  AddSkLookup(paths, snapshot);
+  TPX_ASSIGN_OR_RETURN(const uint64_t netns, sys::CurrentNetns());
+  snapshot.netns_matches = netns == state->netns;
+  if (!snapshot.netns_matches) {
+    snapshot.problems.push_back(StrCat("loaded in network namespace ", state->netns, ", this is ", netns));
+    return snapshot;
+  }
+  AddDevices(paths, *state, snapshot);
+  TPX_RETURN_IF_ERROR(AddRouting(*state, snapshot));
+  return snapshot;
+}
+
+}  // namespace tpx::control

@@ -1,0 +1,41 @@
+// SPDX-License-Identifier: Apache-2.0
+#include <cstdlib>
+#include <string>
+#include <string_view>
+
+#include "tpx/policy/compile.h"
+#include "tpx/policy/parse.h"
+
+namespace {
+
+using tpx::policy::Diagnostic;
+
+// Set files: "self" is the input once more, so that its lines are fuzzed as such a file too.
+absl::StatusOr<std::string> ReadSetFile(std::string_view input, const std::string& path) {
+  if (path == "self") return std::string(input);
+  if (path.ends_with(".txt")) return std::string("# nets\n192.0.2.0/24\n 2001:db8::/32 # v6\n");
+  return absl::NotFoundError("no such file");
+}
+
+void Check(const Diagnostic& diagnostic) {
+  if (diagnostic.message.empty() || diagnostic.line < 1 || diagnostic.column < 1) abort();
+  for (char c : diagnostic.ToString()) {
+    if (static_cast<unsigned char>(c) < ' ' && diagnostic.file == "fuzz.yaml") abort();
+  }
+}
+
+}  // namespace
+
+extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
+  std::string_view text(reinterpret_cast<const char*>(data), size);
+  tpx::policy::ParseResult result = tpx::policy::ParseConfig(
+      text, "fuzz.yaml", [&](const std::string& path) { return ReadSetFile(text, path); });
+  for (const Diagnostic& error : result.errors) Check(error);
+  for (const Diagnostic& warning : result.warnings) Check(warning);
+  if (result.errors.size() > tpx::policy::kMaxErrors) abort();
+  if (result.ok() &&
+      (result.config.interfaces.lan.empty() || !tpx::policy::Compile(result.config.policy).ok())) {
+    abort();
+  }
+  return 0;
+}

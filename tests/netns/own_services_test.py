@@ -1,0 +1,180 @@
+# SPDX-License-Identifier: Apache-2.0
+"""S1 to S4: the gateway's own services, the listening port, loops, and addresses no client may reach through us."""
+import json
+import os
+import socket
+import struct
+
+import harness
+import packets
+import product
+
+METADATA = ((harness.V4, "169.254.169.254"), (harness.V4, "100.100.100.200"), (harness.V6, "fd00:ec2::254"))
+
+
+class OwnServices(product.TestCase):
+    def descriptors(self):
+        return len(os.listdir(f"/proc/{self.tpx.pid}/fd"))
+
+    def test_P12_service_on_the_gateway_is_not_intercepted(self):
+        self.tpx.start(product.config([product.rule()], default="proxy"))
+        for family in harness.FAMILIES:
+            with self.lab.gateway.listen(family, 22) as listener:
+                for address in (family.lan, family.wan):
+                    with self.subTest(family=family.name, address=address):
+                        with self.lab.client.connect(family, address, 22) as client:
+                            service, caller = listener.accept()
+                            with service:
+                                self.assertEqual(caller[0], family.client)
+                                service.sendall(b"SSH-2.0-test\r\n")
+                                self.assertEqual(product.receive(client, 14), b"SSH-2.0-test\r\n")
+        self.assertEqual(self.tpx.totals()["sessions_total"], 0)
+        self.assertGreater(self.tpx.reasons()["own_address"], 0)
+
+    def refused(self, space, family, address, port):
+        """Refused at once, or reset before anything else came."""
+        try:
+            with space.connect(family, address, port, timeout=5) as sock:
+                sock.recv(1)
+        except (ConnectionRefusedError, ConnectionResetError):
+            return True
+        return False
+
+    def test_S1_listening_port_is_refused_on_every_address(self):
+        self.lab.serve()
+        self.tpx.start()
+        for family in harness.FAMILIES:
+            self.assert_proxied(family)
+        harness.wait_until(lambda: self.tpx.sessions() == 0, "sessions end")
+        port, before = self.tpx.listen_port(), self.descriptors()
+        for family in harness.FAMILIES:
+            for space, addresses in ((self.lab.client, (family.lan, family.wan)), (self.lab.server, (family.wan,)),
+                                     (self.lab.gateway, (family.lan, family.wan, family.loopback))):
+                for address in addresses:
+                    for _ in range(5):
+                        with self.subTest(space=space.name[-1], address=address):
+                            self.assertTrue(self.refused(space, family, address, port))
+        self.assertEqual(self.tpx.totals()["connect_failed"], 0)
+        harness.wait_until(lambda: self.tpx.sessions() == 0, "sessions end")
+        self.assertEqual(self.descriptors(), before)
+        for family in harness.FAMILIES:
+            self.assert_proxied(family)
+
+    def test_S1_listening_port_of_another_host_is_proxied(self):
+        self.tpx.start()
+        port = self.tpx.listen_port()
+        self.lab.serve(port)
+        for family in harness.FAMILIES:
+            self.assert_proxied(family, port)
+
+    def test_S3_metadata_addresses_are_never_proxied(self):
+        self.lab.gateway.ip("route add 100.100.100.200/32 via 198.51.100.2",
+                            "route add 169.254.169.254/32 via 198.51.100.2",
+                            "route add fd00:ec2::254 via 2001:db8:2::2")
+        self.lab.server.ip("addr add 169.254.169.254/32 dev lo", "addr add 100.100.100.200/32 dev lo",
+                           "addr add fd00:ec2::254/128 dev lo nodad")
+        self.lab.serve()
+        self.tpx.start(product.config(default="proxy"))
+        for family, address in METADATA:
+            with self.subTest(address=address):
+                with self.lab.client.connect(family, address, 8080) as sock:
+                    sock.sendall(b"W\n")
+                    self.assertIn(f'"{family.client}"'.encode(), sock.recv(100), "not by the gateway's identity")
+        self.assertEqual(self.tpx.totals()["sessions_total"], 0)
+        self.assertGreaterEqual(self.tpx.reasons()["special_address"], 3)
+
+    def frame(self, destination, port):
+        """A SYN of the client to an address that its own stack would not send to."""
+        source, target = socket.inet_aton(harness.V4.client), socket.inet_aton(destination)
+        tcp = struct.pack("!HHIIBBHHH", 4444, port, 1, 0, 5 << 4, packets.SYN, 1000, 0, 0)
+        pseudo = source + target + struct.pack("!HH", 6, 20)
+        tcp = tcp[:16] + struct.pack("!H", packets.checksum(pseudo + tcp)) + tcp[18:]
+        ip = struct.pack("!BBHHHBBH4s4s", 0x45, 0, 40, 1, 0, 64, 6, 0, source, target)
+        ip = ip[:10] + struct.pack("!H", packets.checksum(ip)) + ip[12:]
+        return self.mac(self.lab.gateway, "lan0") + self.mac(self.lab.client, "c0") + b"\x08\x00" + ip + tcp
+
+    @staticmethod
+    def mac(space, device):
+        found = json.loads(space.run("ip", "-j", "link", "show", device).stdout)[0]["address"]
+        return bytes.fromhex(found.replace(":", ""))
+
+    def test_S3_loopback_is_out_of_reach(self):
+        self.tpx.start(product.config(default="proxy"))
+        with self.lab.gateway.listen(harness.V4, 8080) as listener, packets.Tap(self.lab.client, "c0") as tap:
+            for destination in ("127.0.0.1", "127.1.2.3", "0.0.0.0", "255.255.255.255", "224.0.0.1"):
+                tap.send(self.frame(destination, 8080))
+            harness.wait_until(lambda: self.tpx.reasons()["special_address"] >= 5, "they are counted")
+            listener.settimeout(0.3)
+            with self.assertRaises(TimeoutError):
+                listener.accept()
+        self.assertEqual(self.tpx.totals()["sessions_total"], 0)
+
+    def test_P10_spoofed_sources_are_dropped(self):
+        self.tpx.start()
+        with packets.Tap(self.lab.client, "c0") as tap:
+            frame = self.frame(harness.V4.server, 8080)
+            for source in ("127.0.0.1", harness.V4.lan, harness.V4.server):
+                tap.send(frame[:26] + socket.inet_aton(source) + frame[30:])
+            harness.wait_until(lambda: self.tpx.reasons()["martian"] >= 3, "they are counted")
+        self.assertEqual(self.tpx.totals()["sessions_total"], 0)
+
+    def test_S4_route_localnet_is_reported(self):
+        self.lab.gateway.sysctl("net/ipv4/conf/lan0/route_localnet", 1)
+        self.tpx.start()
+        self.assertIn("route_localnet", self.tpx.log.read_text())
+        self.assertEqual(self.lab.gateway.sysctl("net/ipv4/conf/lan0/route_localnet"), "1", "not ours to change")
+
+
+class Loops(product.TestCase):
+    """client -- gateway -- second: each gateway's way to the destination is the other one."""
+
+    TARGETS = ((harness.V4, "203.0.113.9"), (harness.V6, "2001:db8:9::9"))
+
+    def setUp(self):
+        super().setUp()
+        self.second = self.lab.server  # its device s0 is the link between the two
+        for key in ("net/ipv4/ip_forward", "net/ipv6/conf/all/forwarding"):
+            self.second.sysctl(key, 1)
+        for net in ("203.0.113.0/24", "2001:db8:9::/64"):
+            six = ":" in net
+            self.lab.gateway.ip(f"route add {net} via {(harness.V6 if six else harness.V4).server}")
+        self.other = self.instance(self.second)
+
+    def check(self, source):
+        """The client gets an error in time, the number of turns is bounded by the hop limit, nothing stays."""
+        content = product.config(source=source, proxy={"connect_timeout": "5s"})
+        self.tpx.start({**content, "interfaces": {"lan": ["lan0", "wan0"]}})
+        self.other.start({**content, "interfaces": {"lan": ["s0"]}})
+        for family, address in self.TARGETS:
+            with self.subTest(source=source, family=family.name):
+                before = [t.totals()["sessions_total"] for t in (self.tpx, self.other)]
+                with self.assertRaises(OSError):
+                    with self.lab.client.connect(family, address, 80, timeout=20) as sock:
+                        sock.recv(1) or self.fail("a clean end for a connection that never was")
+                for gateway, count in zip((self.tpx, self.other), before):
+                    turns = gateway.totals()["sessions_total"] - count
+                    self.assertGreater(turns, 0)
+                    self.assertLessEqual(turns, 64)
+                    harness.wait_until(lambda g=gateway: g.sessions() == 0, "the loop's sessions end", 20)
+        for gateway in (self.tpx, self.other):
+            self.assertEqual(gateway.stop(), 0)
+            gateway.detach()
+
+    def test_S2_two_gateways_that_point_at_each_other(self):
+        self.check("masquerade")
+
+    def test_S2_own_packets_come_back(self):
+        """The WAN side sends the proxy's own packets back, without the mark: to us they are a client's."""
+        self.other.close()
+        self.tpx.start({**product.config(proxy={"connect_timeout": "5s"}),
+                        "interfaces": {"lan": ["lan0", "wan0"]}})
+        for family, address in self.TARGETS:
+            with self.subTest(family=family.name), self.assertRaises(OSError):
+                with self.lab.client.connect(family, address, 80, timeout=20) as sock:
+                    sock.recv(1) or self.fail("a clean end for a connection that never was")
+        self.assertLessEqual(self.tpx.totals()["sessions_total"], 128)
+        harness.wait_until(lambda: self.tpx.sessions() == 0, "the loop's sessions end", 20)
+
+
+if __name__ == "__main__":
+    harness.main()

@@ -1,0 +1,193 @@
+// SPDX-License-Identifier: Apache-2.0
+// Random policies and packets: the programs must say what a plain reading of the rules says.
+#include <netinet/in.h>
+
+#include <random>
+#include <sstream>
+
+#include "support/packet_fixture.h"
+#include "support/reference_policy.h"
+#include "support/scale.h"
+
+namespace tpx::test {
+namespace {
+
+class Dice {
+ public:
+  explicit Dice(uint32_t seed) : engine_(seed) {}
+  uint32_t Below(uint32_t n) { return static_cast<uint32_t>(engine_() % n); }
+  bool OneIn(uint32_t n) { return Below(n) == 0; }
+
+  // Few values, so that rules and packets meet; their neighbours and the ends among them.
+  uint16_t Port() {
+    constexpr uint16_t kPorts[] = {0, 1, 22, 79, 80, 81, 442, 443, 444, 8080, 32768, 65534, 65535};
+    return kPorts[Below(std::size(kPorts))];
+  }
+  uint8_t Protocol() {
+    constexpr uint8_t kProtocols[] = {IPPROTO_TCP, IPPROTO_TCP, IPPROTO_TCP, IPPROTO_UDP, IPPROTO_SCTP, 47};
+    return kProtocols[Below(std::size(kProtocols))];
+  }
+  IpAddr Address(bool v4, bool src) {
+    uint32_t last = OneIn(4) ? Below(256) : Below(8);
+    std::ostringstream text;
+    if (v4) {
+      text << (src ? "192.0.2." : OneIn(3) ? "203.0.113." : "198.51.100.") << last;
+    } else {
+      text << "2001:db8:" << (src ? 1 : 2 + Below(2)) << "::" << std::hex << last + 1;
+    }
+    return test::Address(text.str());
+  }
+  Prefix PrefixOf(const IpAddr& addr) {
+    uint32_t bits = addr.is_v4() ? 32 : 128;
+    uint32_t length = OneIn(3) ? Below(bits + 1) : bits - Below(8);
+    if (addr.is_v4()) length += 96;
+    Prefix prefix{addr, static_cast<uint8_t>(length)};
+    auto* bytes = reinterpret_cast<uint8_t*>(&prefix.addr.raw);
+    for (uint32_t bit = length; bit < 128; ++bit) bytes[bit / 8] &= static_cast<uint8_t>(~(0x80 >> bit % 8));
+    return prefix;
+  }
+
+ private:
+  std::mt19937 engine_;
+};
+
+policy::Rule RandomRule(Dice& dice) {
+  policy::Rule rule;
+  for (uint32_t i = dice.Below(3); i > 0; --i) rule.protocols.push_back(dice.Protocol());
+  for (auto* prefixes : {&rule.src, &rule.dst}) {
+    if (dice.OneIn(2)) continue;
+    for (uint32_t i = 1 + dice.Below(3); i > 0; --i) {
+      prefixes->push_back(dice.PrefixOf(dice.Address(dice.OneIn(2), prefixes == &rule.src)));
+    }
+  }
+  for (auto* ports : {&rule.sports, &rule.dports}) {
+    if (dice.OneIn(2)) continue;
+    for (uint32_t i = 1 + dice.Below(3); i > 0; --i) {
+      uint16_t a = dice.Port(), b = dice.OneIn(2) ? a : dice.Port();
+      ports->push_back({std::min(a, b), std::max(a, b)});
+    }
+  }
+  rule.action = static_cast<tpx_action>(dice.Below(4));
+  rule.source = static_cast<tpx_source_mode>(dice.Below(2));
+  rule.matches_nothing = dice.OneIn(20);
+  return rule;
+}
+
+bool ConcernsOthers(const policy::Policy& policy) {
+  for (const policy::Rule& rule : policy.rules) {
+    if (rule.matches_nothing || (rule.action != TPX_ACTION_DROP && rule.action != TPX_ACTION_REJECT)) continue;
+    bool ports = !rule.sports.empty() || !rule.dports.empty();
+    if (rule.protocols.empty()) return true;
+    for (uint8_t protocol : rule.protocols) {
+      if (protocol == IPPROTO_UDP || (protocol != IPPROTO_TCP && !ports)) return true;
+    }
+  }
+  return false;
+}
+
+tpx_reason ReasonOf(tpx_action action) {
+  constexpr tpx_reason kReasons[] = {TPX_R_RULE_BYPASS, TPX_R_RULE_PROXY, TPX_R_RULE_DROP, TPX_R_RULE_REJECT};
+  return kReasons[action];
+}
+
+class Oracle : public PacketTest {
+ protected:
+  static policy::TestFlow RandomFlow(Dice& dice) {
+    bool v4 = dice.OneIn(2);
+    policy::TestFlow flow{dice.Address(v4, true), dice.Address(v4, false), dice.Protocol(), 0, 0};
+    if (flow.protocol == IPPROTO_TCP || flow.protocol == IPPROTO_UDP) {
+      flow.sport = dice.Port();
+      flow.dport = dice.Port();
+    }
+    return flow;
+  }
+  static Packet FirstPacketOf(const policy::TestFlow& flow) {
+    Packet packet = Packet().Ip(flow.src, flow.dst);
+    if (flow.protocol == IPPROTO_TCP) return packet.Tcp(flow.sport, flow.dport).Syn();
+    if (flow.protocol == IPPROTO_UDP) return packet.Udp(flow.sport, flow.dport);
+    return packet.Protocol(flow.protocol).Payload(8);
+  }
+  // tc's decision for the first packet, then sk_lookup's with tc's word and without.
+  static void Compare(const policy::Policy& policy, const policy::TestFlow& flow, bool concerns_others) {
+    size_t rule = policy::FirstMatch(policy, flow);
+    tpx_action action = policy.rules[rule].action;
+    bool judged = flow.protocol == IPPROTO_TCP || concerns_others;
+    ASSERT_EQ(Lan(FirstPacketOf(flow)), Leaves(judged ? ReasonOf(action) : TPX_R_NOT_TCP)) << "rule " << rule;
+    tpx_flow key = FlowOf(flow.src, flow.sport, flow.dst, flow.dport, flow.protocol);
+    for (int with_word = 1; with_word >= 0; --with_word) {
+      LookupOutcome found = runner().Lookup(key);
+      tpx_reason expected = action == TPX_ACTION_BYPASS  ? TPX_R_LK_NOT_OURS
+                            : action == TPX_ACTION_PROXY ? TPX_R_LK_STEERED
+                                                         : TPX_R_LK_REFUSED;
+      ASSERT_EQ(found.reason, expected) << "rule " << rule;
+      if (expected == TPX_R_LK_STEERED) ASSERT_EQ(found.listener % TPX_SOURCE_MODES, policy.rules[rule].source);
+    }
+  }
+};
+
+TEST_F(Oracle, ProgramsAgreeWithAPlainReadingOfTheRules) {
+  const uint32_t policies = Scaled(60), packets = 1000;
+  runner().StartWorkers(3);
+  for (uint32_t seed = 1; seed <= policies; ++seed) {
+    Dice dice(seed);
+    std::vector<policy::Rule> rules(dice.Below(seed % 10 == 0 ? 300 : 12));
+    for (policy::Rule& rule : rules) rule = RandomRule(dice);
+    policy::Policy policy = PolicyOf(rules);
+    runner().Publish(policy);
+    bool concerns_others = ConcernsOthers(policy);
+    std::vector<uint64_t> expected(policy.rules.size());
+    for (size_t i = 0; i < expected.size(); ++i) {
+      expected[i] = runner().RuleHits(runner().generation(), static_cast<uint32_t>(i));
+    }
+    for (uint32_t i = 0; i < packets; ++i) {
+      policy::TestFlow flow = RandomFlow(dice);
+      Compare(policy, flow, concerns_others);
+      ASSERT_FALSE(HasFatalFailure()) << "seed " << seed << ": " << flow.src.ToString() << " " << flow.sport << " > "
+                                      << flow.dst.ToString() << " " << flow.dport << " protocol "
+                                      << unsigned{flow.protocol};
+      if (flow.protocol == IPPROTO_TCP || concerns_others) ++expected[policy::FirstMatch(policy, flow)];
+    }
+    for (size_t i = 0; i < expected.size(); ++i) {
+      ASSERT_EQ(runner().RuleHits(runner().generation(), static_cast<uint32_t>(i)), expected[i])
+          << "seed " << seed << " rule " << i;
+    }
+  }
+}
+
+// Whether any assignment of ports to the packet would be denied, tried one by one.
+bool MayBeDenied(const policy::Policy& policy, policy::TestFlow flow) {
+  for (size_t i = 0; i < policy.rules.size(); ++i) {
+    policy::Rule rule = policy.rules[i];
+    policy::Rule any_port = rule;
+    any_port.sports.clear();
+    any_port.dports.clear();
+    if (!policy::reference::Matches(any_port, flow)) continue;
+    bool has_ports = flow.protocol == IPPROTO_TCP || flow.protocol == IPPROTO_UDP;
+    bool portless = rule.sports.empty() && rule.dports.empty();
+    if (!has_ports && !portless) continue;
+    if (rule.action == TPX_ACTION_DROP || rule.action == TPX_ACTION_REJECT) return true;
+    if (portless) return false;
+  }
+  return false;
+}
+
+TEST_F(Oracle, FragmentsWithoutTheirFirstAgreeToo) {
+  const uint32_t policies = Scaled(40), packets = 300;
+  for (uint32_t seed = 1; seed <= policies; ++seed) {
+    Dice dice(seed + 1'000'000);
+    std::vector<policy::Rule> rules(dice.Below(12));
+    for (policy::Rule& rule : rules) rule = RandomRule(dice);
+    // Ranges that cover all ports together are no use to a test that knows only empty lists.
+    policy::Policy policy = PolicyOf(rules);
+    runner().Publish(policy);
+    for (uint32_t i = 0; i < packets; ++i) {
+      policy::TestFlow flow = RandomFlow(dice);
+      Packet later = Packet().Ip(flow.src, flow.dst).Fragment(64, false, i).Protocol(flow.protocol).Payload(8);
+      ASSERT_EQ(Lan(later), Leaves(MayBeDenied(policy, flow) ? TPX_R_FRAG_DROPPED : TPX_R_FRAG_PASSED))
+          << "seed " << seed << " packet " << i;
+    }
+  }
+}
+
+}  // namespace
+}  // namespace tpx::test

@@ -1,0 +1,31 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <cstdint>
+
+#include "tpx/base/address.h"
+#include "tpx/base/unique_fd.h"
+
+namespace tpx::test {
+
+// A real TCP connection inside the network namespace, from `client` to
+// `server`. Both ends are sockets of this process, each with its own side of the tuple.
+class Connection {
+ public:
+  // The client's port is chosen by the kernel when it is 0.
+  Connection(const Endpoint& client, const Endpoint& server);
+
+  const Endpoint& client() const { return client_; }
+
+  // Both end in order; the side named first is left in TIME_WAIT, of the other nothing is left.
+  void CloseServerFirst();
+  void CloseClientFirst();
+  // Both vanish at once.
+  void Abort();
+
+ private:
+  UniqueFd listener_, client_fd_, server_fd_;
+  Endpoint client_;
+};
+
+}  // namespace tpx::test

@@ -1,0 +1,352 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "support/prog_runner.h"
+
+#include <arpa/inet.h>
+#include <bpf/bpf.h>
+#include <bpf/libbpf.h>
+#include <linux/bpf.h>
+#include <linux/membarrier.h>
+#include <linux/pkt_cls.h>
+#include <netinet/in.h>
+#include <sched.h>
+#include <sys/mman.h>
+#include <sys/socket.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cstdlib>
+#include <ctime>
+
+#include "support/check.h"
+#include "tpx.skel.h"
+
+namespace tpx::test {
+namespace {
+
+enum class ReasonHook { tc, lookup };
+
+struct ReasonRow {
+  std::string_view name;
+  ReasonHook hook;
+  tpx_effect effect;
+};
+
+constexpr ReasonRow kReasons[] = {
+#define TPX_REASON(symbol, hook, effect, text) {#symbol, ReasonHook::hook, TPX_EFFECT_##effect},
+#include "tpx_reasons.def"
+#undef TPX_REASON
+};
+
+uint64_t NowNs() {
+  timespec now{};
+  clock_gettime(CLOCK_MONOTONIC, &now);
+  return static_cast<uint64_t>(now.tv_sec) * 1'000'000'000 + static_cast<uint64_t>(now.tv_nsec);
+}
+
+template <typename T>
+T* Map(const bpf_map* map, size_t entries) {
+  void* at = mmap(nullptr, sizeof(T) * entries, PROT_READ | PROT_WRITE, MAP_SHARED, bpf_map__fd(map), 0);
+  TPX_PCHECK(at != MAP_FAILED);
+  return static_cast<T*>(at);
+}
+
+void EnterOwnNetwork() {
+  cpu_set_t cpu;
+  CPU_ZERO(&cpu);
+  CPU_SET(sched_getcpu(), &cpu);
+  TPX_PCHECK(sched_setaffinity(0, sizeof(cpu), &cpu) == 0);
+  TPX_PCHECK(unshare(CLONE_NEWNET) == 0);
+  // The hosts of the tests, so that real sockets can have their addresses.
+  Shell("ip link set lo up && ip addr add 192.0.2.2/32 dev lo && ip addr add 2001:db8:1::2/128 dev lo nodad");
+  Shell("ip route add local 198.51.100.0/24 dev lo && ip -6 route add local 2001:db8:2::/64 dev lo");
+}
+
+// Deletes all entries of a hash map.
+void Empty(const bpf_map* map) {
+  Bytes key(bpf_map__key_size(map));
+  while (bpf_map_get_next_key(bpf_map__fd(map), nullptr, key.data()) == 0) {
+    bpf_map_delete_elem(bpf_map__fd(map), key.data());
+  }
+}
+
+}  // namespace
+
+std::string_view ReasonName(int reason) {
+  return reason >= 0 && reason < TPX_REASON_COUNT ? kReasons[reason].name : "none or several";
+}
+
+tpx_effect EffectOf(int reason) { return kReasons[reason].effect; }
+
+bool IsTcReason(int reason) { return kReasons[reason].hook == ReasonHook::tc; }
+
+std::ostream& operator<<(std::ostream& out, const Outcome& o) {
+  return out << ReasonName(o.reason) << " (code " << o.code << ", mark 0x" << std::hex << o.mark << std::dec
+             << (o.changed ? ", bytes changed)" : ")");
+}
+
+std::ostream& operator<<(std::ostream& out, const LookupOutcome& o) {
+  return out << ReasonName(o.reason) << (o.passed ? " (pass" : " (drop") << ", listener " << o.listener << ")";
+}
+
+Outcome Leaves(tpx_reason reason, uint32_t mark) {
+  Outcome expected{.code = TC_ACT_UNSPEC, .mark = mark, .reason = reason, .changed = false};
+  if (EffectOf(reason) == TPX_EFFECT_DROP) expected.code = TC_ACT_SHOT;
+  if (EffectOf(reason) == TPX_EFFECT_STEER) expected.mark = (mark & ~kMarkMask) | kSteerMark;
+  return expected;
+}
+
+LookupOutcome Found(tpx_reason reason, int listener) {
+  return {.passed = EffectOf(reason) != TPX_EFFECT_DROP, .reason = reason, .listener = listener};
+}
+
+void Shell(const std::string& command) { TPX_CHECK(std::system(command.c_str()) == 0) << command; }
+
+tpx_flow FlowOf(const IpAddr& src, uint16_t sport, const IpAddr& dst, uint16_t dport, uint8_t proto) {
+  return {.src = src.raw, .dst = dst.raw, .sport = htons(sport), .dport = htons(dport), .proto = proto, .pad = {}};
+}
+
+bool ProgRunner::Privileged() { return geteuid() == 0; }
+
+ProgRunner::ProgRunner() : out_(1 << 16) {
+  EnterOwnNetwork();
+  skeleton_ = tpx_bpf__open_and_load();
+  TPX_PCHECK(skeleton_ != nullptr);
+  TPX_CHECK(skeleton_->rodata->tpx_mark_mask == kMarkMask && skeleton_->rodata->tpx_steer_mark == kSteerMark &&
+        skeleton_->rodata->tpx_own_mark == kOwnMark);
+  control_ = Map<tpx_control>(skeleton_->maps.tpx_control, 1);
+  workers_ = Map<tpx_worker>(skeleton_->maps.tpx_workers, TPX_MAX_WORKERS);
+  batch_.resize(static_cast<size_t>(TPX_REASON_COUNT * libbpf_num_possible_cpus()));
+}
+
+ProgRunner::~ProgRunner() {
+  munmap(control_, sizeof(*control_));
+  munmap(workers_, sizeof(*workers_) * TPX_MAX_WORKERS);
+  tpx_bpf__destroy(skeleton_);
+}
+
+void ProgRunner::Reset() {
+  *control_ = {.abi_version = TPX_ABI_VERSION, .generation = 0, .n_workers = 0, .listen_port = 0};
+  std::fill_n(workers_, TPX_MAX_WORKERS, tpx_worker{});
+  listeners_.clear();  // closing takes them out of the sockmap
+  index_by_cookie_.clear();
+  for (const bpf_map* map : {skeleton_->maps.tpx_local, skeleton_->maps.tpx_flows, skeleton_->maps.tpx_frags}) {
+    Empty(map);
+  }
+  Bytes zeros(sizeof(tpx_handoff) * 2 * static_cast<size_t>(libbpf_num_possible_cpus()), 0);
+  for (uint32_t i = 0; i < TPX_HANDOFF_SLOTS; ++i) {
+    bpf_map_update_elem(bpf_map__fd(skeleton_->maps.tpx_handoff), &i, zeros.data(), BPF_ANY);
+  }
+  TakeCounts();
+}
+
+void ProgRunner::Publish(const policy::Policy& policy) {
+  auto compiled = policy::Compile(policy);
+  TPX_CHECK(compiled.ok()) << compiled.status();
+  uint32_t next = generation() + 1;
+  Fill(*compiled, next);
+  Flip(next);
+}
+
+void ProgRunner::Fill(const policy::CompiledPolicy& compiled, uint32_t generation) {
+  uint32_t slot = generation & 1, zero = 0;
+  UniqueFd tables(bpf_map_create(BPF_MAP_TYPE_ARRAY, "t_tables", sizeof(uint32_t), sizeof(tpx_tables), 1, nullptr));
+  TPX_PCHECK(tables.get() >= 0);
+  compiled.tables->generation = generation;
+  TPX_PCHECK(bpf_map_update_elem(tables.get(), &zero, compiled.tables.get(), BPF_ANY) == 0);
+  for (uint32_t dimension : {TPX_DIM_SRC, TPX_DIM_DST}) {
+    LIBBPF_OPTS(bpf_map_create_opts, options, .map_flags = BPF_F_NO_PREALLOC);
+    UniqueFd trie(bpf_map_create(BPF_MAP_TYPE_LPM_TRIE, "t_prefixes", sizeof(tpx_prefix_key), sizeof(uint32_t),
+                                 TPX_MAX_PREFIXES, &options));
+    TPX_PCHECK(trie.get() >= 0);
+    for (const auto& [key, value] : compiled.prefixes[dimension]) {
+      TPX_PCHECK(bpf_map_update_elem(trie.get(), &key, &value, BPF_ANY) == 0);
+    }
+    uint32_t index = slot * 2 + dimension;
+    int fd = trie.get();
+    TPX_PCHECK(bpf_map_update_elem(bpf_map__fd(skeleton_->maps.tpx_prefixes), &index, &fd, BPF_ANY) == 0);
+  }
+  int fd = tables.get();
+  TPX_PCHECK(bpf_map_update_elem(bpf_map__fd(skeleton_->maps.tpx_tables), &slot, &fd, BPF_ANY) == 0);
+}
+
+void ProgRunner::Flip(uint32_t generation) {
+  __atomic_store_n(&control_->generation, generation, __ATOMIC_RELEASE);
+  // Nobody may still be reading the other slot when it is filled next.
+  TPX_PCHECK(syscall(SYS_membarrier, MEMBARRIER_CMD_GLOBAL, 0, 0) == 0);
+}
+
+void ProgRunner::AddLocal(const IpAddr& addr, tpx_local_kind kind) {
+  uint32_t value = kind;
+  TPX_PCHECK(bpf_map_update_elem(bpf_map__fd(skeleton_->maps.tpx_local), &addr.raw, &value, BPF_ANY) == 0);
+}
+
+UniqueFd ProgRunner::Listen(uint16_t port) const {
+  UniqueFd fd(socket(AF_INET6, SOCK_STREAM | SOCK_CLOEXEC, 0));
+  TPX_PCHECK(fd.get() >= 0);
+  const int one = 1, zero = 0;
+  TPX_PCHECK(setsockopt(fd.get(), SOL_SOCKET, SO_REUSEPORT, &one, sizeof(one)) == 0);
+  TPX_PCHECK(setsockopt(fd.get(), IPPROTO_IPV6, IPV6_V6ONLY, &zero, sizeof(zero)) == 0);
+  TPX_PCHECK(setsockopt(fd.get(), IPPROTO_IPV6, IPV6_TRANSPARENT, &one, sizeof(one)) == 0);
+  sockaddr_in6 any{};
+  any.sin6_family = AF_INET6;
+  any.sin6_port = htons(port);
+  TPX_PCHECK(bind(fd.get(), reinterpret_cast<sockaddr*>(&any), sizeof(any)) == 0);
+  TPX_PCHECK(listen(fd.get(), 128) == 0);
+  return fd;
+}
+
+void ProgRunner::StartWorkers(uint32_t n) {
+  port_ = 0;
+  listeners_.clear();
+  index_by_cookie_.clear();
+  for (uint32_t index = 0; index < n * TPX_SOURCE_MODES; ++index) {
+    UniqueFd fd = Listen(port_);
+    sockaddr_in6 bound{};
+    socklen_t length = sizeof(bound);
+    TPX_PCHECK(getsockname(fd.get(), reinterpret_cast<sockaddr*>(&bound), &length) == 0);
+    port_ = ntohs(bound.sin6_port);
+    uint64_t value = static_cast<uint64_t>(fd.get()), cookie = 0;
+    TPX_PCHECK(bpf_map_update_elem(bpf_map__fd(skeleton_->maps.tpx_listeners), &index, &value, BPF_ANY) == 0);
+    length = sizeof(cookie);
+    TPX_PCHECK(getsockopt(fd.get(), SOL_SOCKET, SO_COOKIE, &cookie, &length) == 0);
+    index_by_cookie_[cookie] = static_cast<int>(index);
+    listeners_.push_back(std::move(fd));
+  }
+  for (uint32_t worker = 0; worker < n; ++worker) {
+    SetState(worker, TPX_WORKER_SERVING);
+    SetLease(worker, 3'600'000);
+  }
+  control_->n_workers = n;
+  control_->listen_port = port_;
+}
+
+void ProgRunner::SetLease(uint32_t worker, int64_t milliseconds) {
+  workers_[worker].deadline_ns = NowNs() + static_cast<uint64_t>(milliseconds * 1'000'000);
+}
+
+void ProgRunner::CloseListeners(uint32_t worker) {
+  for (uint32_t source = 0; source < TPX_SOURCE_MODES; ++source) {
+    listeners_.at(TPX_LISTENER(worker, source)).Reset();
+  }
+}
+
+int ProgRunner::program_fd(Hook hook) const {
+  return bpf_program__fd(hook == Hook::kLan ? skeleton_->progs.tpx_lan : skeleton_->progs.tpx_wan);
+}
+
+int ProgRunner::lookup_fd() const { return bpf_program__fd(skeleton_->progs.tpx_sk_lookup); }
+
+int ProgRunner::TestRun(Hook hook, const Bytes& frame, __sk_buff& ctx, uint32_t repeat) {
+  LIBBPF_OPTS(bpf_test_run_opts, options, .data_in = frame.data(), .data_out = out_.data(),
+              .data_size_in = static_cast<uint32_t>(frame.size()),
+              .data_size_out = static_cast<uint32_t>(out_.size()), .ctx_in = &ctx, .ctx_out = &ctx,
+              .ctx_size_in = sizeof(ctx), .ctx_size_out = sizeof(ctx), .repeat = static_cast<int>(repeat));
+  int error = bpf_prog_test_run_opts(program_fd(hook), &options);
+  retval_ = static_cast<int>(options.retval);
+  out_size_ = options.data_size_out;
+  duration_ns_ = options.duration;
+  return error;
+}
+
+Outcome ProgRunner::RunFast(Hook hook, const Bytes& frame, uint32_t mark, bool* refused) {
+  __sk_buff ctx{};
+  ctx.mark = mark;
+  int error = TestRun(hook, frame, ctx, 1);
+  if (refused != nullptr) *refused = error != 0;
+  TPX_CHECK(error == 0 || refused != nullptr) << "the kernel refuses a frame of " << frame.size() << " bytes: " << error;
+  bool same = out_size_ == frame.size() && std::equal(frame.begin(), frame.end(), out_.begin());
+  return {.code = retval_, .mark = ctx.mark, .reason = -1, .changed = !same};
+}
+
+Outcome ProgRunner::Run(Hook hook, const Bytes& frame, uint32_t mark) {
+  TakeCounts();
+  Outcome outcome = RunFast(hook, frame, mark);
+  auto counts = TakeCounts();
+  uint64_t total = 0;
+  for (int reason = 0; reason < TPX_REASON_COUNT; ++reason) {
+    total += counts[static_cast<size_t>(reason)];
+    if (counts[static_cast<size_t>(reason)] == 1 && IsTcReason(reason)) outcome.reason = reason;
+  }
+  if (total != 1) outcome.reason = -1;
+  return outcome;
+}
+
+double ProgRunner::Time(Hook hook, const Bytes& frame, uint32_t repeat) {
+  __sk_buff ctx{};
+  TPX_CHECK(TestRun(hook, frame, ctx, repeat) == 0);
+  return duration_ns_;
+}
+
+LookupOutcome ProgRunner::Lookup(const tpx_flow& flow) {
+  IpAddr local{flow.dst};
+  bpf_sk_lookup ctx{};
+  ctx.protocol = flow.proto;
+  ctx.remote_port = flow.sport;
+  ctx.local_port = ntohs(flow.dport);
+  if (local.is_v4()) {
+    ctx.family = AF_INET;
+    ctx.remote_ip4 = flow.src.w[3];
+    ctx.local_ip4 = flow.dst.w[3];
+  } else {
+    ctx.family = AF_INET6;
+    std::copy_n(flow.src.w, 4, ctx.remote_ip6);
+    std::copy_n(flow.dst.w, 4, ctx.local_ip6);
+  }
+  TakeCounts();
+  LIBBPF_OPTS(bpf_test_run_opts, options, .ctx_in = &ctx, .ctx_out = &ctx, .ctx_size_in = sizeof(ctx),
+              .ctx_size_out = sizeof(ctx));
+  TPX_PCHECK(bpf_prog_test_run_opts(lookup_fd(), &options) == 0);
+  LookupOutcome outcome{.passed = options.retval == SK_PASS, .reason = -1, .listener = -1};
+  auto counts = TakeCounts();
+  for (int reason = 0; reason < TPX_REASON_COUNT; ++reason) {
+    if (counts[static_cast<size_t>(reason)] == 1 && !IsTcReason(reason)) outcome.reason = reason;
+  }
+  auto chosen = index_by_cookie_.find(ctx.cookie);
+  if (ctx.cookie != 0) outcome.listener = chosen == index_by_cookie_.end() ? -2 : chosen->second;
+  return outcome;
+}
+
+std::array<uint64_t, TPX_REASON_COUNT> ProgRunner::TakeCounts() {
+  std::array<uint32_t, TPX_REASON_COUNT> keys{};
+  uint32_t position = 0, count = TPX_REASON_COUNT;
+  int error = bpf_map_lookup_batch(bpf_map__fd(skeleton_->maps.tpx_counters), nullptr, &position, keys.data(),
+                                   batch_.data(), &count, nullptr);
+  TPX_PCHECK((error == 0 || errno == ENOENT) && count == TPX_REASON_COUNT);
+  const size_t cpus = batch_.size() / TPX_REASON_COUNT;
+  std::array<uint64_t, TPX_REASON_COUNT> grown{};
+  for (size_t reason = 0; reason < TPX_REASON_COUNT; ++reason) {
+    uint64_t sum = 0;
+    for (size_t cpu = 0; cpu < cpus; ++cpu) sum += batch_[reason * cpus + cpu].packets;
+    grown[reason] = sum - std::exchange(counted_[reason], sum);
+    if (grown[reason] != 0) seen_.set(reason);
+  }
+  return grown;
+}
+
+uint64_t ProgRunner::RuleHits(uint32_t generation, uint32_t rule) const {
+  std::vector<tpx_count> values(static_cast<size_t>(libbpf_num_possible_cpus()));
+  uint32_t index = (generation & 1) * TPX_MAX_RULES + rule;
+  TPX_PCHECK(bpf_map_lookup_elem(bpf_map__fd(skeleton_->maps.tpx_rule_hits), &index, values.data()) == 0);
+  uint64_t sum = 0;
+  for (const tpx_count& value : values) sum += value.packets;
+  return sum;
+}
+
+bool ProgRunner::InFlows(const tpx_flow& flow) const {
+  Bytes value(bpf_map__value_size(skeleton_->maps.tpx_flows));
+  return bpf_map_lookup_elem(bpf_map__fd(skeleton_->maps.tpx_flows), &flow, value.data()) == 0;
+}
+
+void ProgRunner::AgeFragments(int64_t milliseconds) {
+  int fd = bpf_map__fd(skeleton_->maps.tpx_frags);
+  tpx_frag_key key{};
+  for (void* previous = nullptr; bpf_map_get_next_key(fd, previous, &key) == 0; previous = &key) {
+    tpx_frag frag{};
+    if (bpf_map_lookup_elem(fd, &key, &frag) != 0) continue;
+    frag.seen_ns -= static_cast<uint64_t>(milliseconds * 1'000'000);
+    bpf_map_update_elem(fd, &key, &frag, BPF_EXIST);
+  }
+}
+
+}  // namespace tpx::test

@@ -1,0 +1,133 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <array>
+#include <bitset>
+#include <cstdint>
+#include <map>
+#include <memory>
+#include <optional>
+#include <ostream>
+#include <string_view>
+#include <vector>
+
+#include "support/packet.h"
+#include "tpx/base/address.h"
+#include "tpx/base/unique_fd.h"
+#include "tpx/policy/compile.h"
+#include "tpx/policy/config.h"
+#include "tpx_abi.h"
+
+struct __sk_buff;
+struct tpx_bpf;
+
+namespace tpx::test {
+
+std::string_view ReasonName(int reason);
+tpx_effect EffectOf(int reason);
+bool IsTcReason(int reason);
+
+// The marks that the programs are built with.
+inline constexpr uint32_t kMarkMask = 0x60000000, kSteerMark = 0x20000000, kOwnMark = 0x40000000;
+
+// How one packet left a tc program.
+struct Outcome {
+  int code = 0;
+  uint32_t mark = 0;
+  int reason = -1;       // the one tc reason that was counted; -1: none or several
+  bool changed = false;  // a byte of the packet is different
+  friend bool operator==(const Outcome&, const Outcome&) = default;
+  friend std::ostream& operator<<(std::ostream& out, const Outcome& outcome);
+};
+
+// What the effect of `reason` demands for a packet that came with `mark`.
+Outcome Leaves(tpx_reason reason, uint32_t mark = 0);
+
+// How one lookup left the sk_lookup program.
+struct LookupOutcome {
+  bool passed = false;
+  int reason = -1;
+  int listener = -1;  // index in tpx_listeners of the socket it chose
+  friend bool operator==(const LookupOutcome&, const LookupOutcome&) = default;
+  friend std::ostream& operator<<(std::ostream& out, const LookupOutcome& outcome);
+};
+
+LookupOutcome Found(tpx_reason reason, int listener = -1);
+
+enum class Hook { kLan, kWan };
+
+// The BPF programs and maps in a network namespace of their own, run with
+// BPF_PROG_TEST_RUN. The thread that makes one is pinned to its CPU, because the
+// programs hand over to one another per CPU.
+class ProgRunner {
+ public:
+  static bool Privileged();
+
+  ProgRunner();
+  ~ProgRunner();
+  ProgRunner(const ProgRunner&) = delete;
+  ProgRunner& operator=(const ProgRunner&) = delete;
+
+  // No policy, no workers, no addresses, empty tables. What was seen stays.
+  void Reset();
+
+  void Publish(const policy::Policy& policy);
+  // Fills the slot of the next generation; Flip makes it the live one.
+  void Fill(const policy::CompiledPolicy& compiled, uint32_t generation);
+  void Flip(uint32_t generation);
+  uint32_t generation() const { return control_->generation; }
+
+  void AddLocal(const IpAddr& addr, tpx_local_kind kind = TPX_LOCAL_ADDRESS);
+
+  // Workers 0 to n - 1 serve, with a real listener per source mode, all on one port.
+  void StartWorkers(uint32_t n);
+  void SetState(uint32_t worker, tpx_worker_state state) { workers_[worker].state = state; }
+  void SetLease(uint32_t worker, int64_t milliseconds);
+  void CloseListeners(uint32_t worker);
+  uint16_t listen_port() const { return port_; }
+  tpx_control& control() { return *control_; }
+
+  Outcome Run(Hook hook, const Bytes& frame, uint32_t mark = 0);
+  // Without the counters: code and mark only. Aborts where the kernel does not take the frame,
+  // unless `refused` is given, which then says so.
+  Outcome RunFast(Hook hook, const Bytes& frame, uint32_t mark = 0, bool* refused = nullptr);
+  // Nanoseconds per packet over `repeat` runs.
+  double Time(Hook hook, const Bytes& frame, uint32_t repeat);
+  LookupOutcome Lookup(const tpx_flow& flow);
+
+  // What was counted since the last call, or since the last Run or Lookup.
+  std::array<uint64_t, TPX_REASON_COUNT> TakeCounts();
+  uint64_t RuleHits(uint32_t generation, uint32_t rule) const;
+
+  bool InFlows(const tpx_flow& flow) const;
+  // Makes every remembered fragment so much older.
+  void AgeFragments(int64_t milliseconds);
+
+  int program_fd(Hook hook) const;
+  int lookup_fd() const;
+  const std::bitset<TPX_REASON_COUNT>& seen() const { return seen_; }
+
+ private:
+  UniqueFd Listen(uint16_t port) const;
+  int TestRun(Hook hook, const Bytes& frame, __sk_buff& ctx, uint32_t repeat);
+
+  tpx_bpf* skeleton_ = nullptr;
+  tpx_control* control_ = nullptr;
+  tpx_worker* workers_ = nullptr;
+  uint16_t port_ = 0;
+  std::vector<UniqueFd> listeners_;
+  std::map<uint64_t, int> index_by_cookie_;
+  std::vector<tpx_count> batch_;
+  Bytes out_;
+  uint32_t out_size_ = 0, duration_ns_ = 0;
+  int retval_ = 0;
+  std::array<uint64_t, TPX_REASON_COUNT> counted_{};
+  std::bitset<TPX_REASON_COUNT> seen_;
+};
+
+tpx_flow FlowOf(const IpAddr& src, uint16_t sport, const IpAddr& dst, uint16_t dport, uint8_t proto = 6);
+
+// Runs a command of the shell and aborts when it fails.
+void Shell(const std::string& command);
+
+}  // namespace tpx::test

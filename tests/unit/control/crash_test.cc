@@ -1,0 +1,109 @@
+// SPDX-License-Identifier: Apache-2.0
+#include <gmock/gmock.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <functional>
+
+#include "control_lab.h"
+#include "tpx/bpf/maps.h"
+#include "tpx/control/lifecycle.h"
+#include "tpx/control/snapshot.h"
+
+namespace tpx::control {
+namespace {
+
+constexpr int kMaxSteps = 200;
+
+class Crash : public ControlLab, public ::testing::WithParamInterface<policy::AttachMode> {
+ protected:
+  // Runs the work in a child that ends at the given step. False when it came through.
+  static bool Kill(int step, const std::function<void(const Checkpoint&)>& work) {
+    int seen = 0;
+    const pid_t child = fork();
+    if (child == 0) {
+      work(FailAt(step, Fault::kExit, &seen));
+      _exit(1);
+    }
+    int status = 0;
+    EXPECT_EQ(waitpid(child, &status, 0), child);
+    return WIFEXITED(status) && WEXITSTATUS(status) == 0;
+  }
+};
+INSTANTIATE_TEST_SUITE_P(Modes, Crash, ::testing::Values(policy::AttachMode::kTcx, policy::AttachMode::kClsact),
+                         [](const auto& mode) { return mode.param == policy::AttachMode::kTcx ? "tcx" : "clsact"; });
+
+TEST_P(Crash, LoadThatFailsAtAnyStepLeavesNothing) {
+  const std::string before = Dump();
+  for (int step = 0; step < kMaxSteps; ++step) {
+    int seen = 0;
+    const auto report = Load(paths_, TestConfig(GetParam()), "", FailAt(step, Fault::kError, &seen));
+    if (report.ok()) {
+      EXPECT_GT(step, 15);
+      return;
+    }
+    EXPECT_THAT(std::string(report.status().message()), ::testing::HasSubstr("nothing is loaded"));
+    ASSERT_EQ(Dump(), before) << "step " << step << ": " << report.status();
+  }
+  FAIL() << "never loaded";
+}
+
+TEST_P(Crash, DetachCleansUpAfterALoadThatWasKilledAtAnyStep) {
+  const std::string before = Dump();
+  for (int step = 0; step < kMaxSteps; ++step) {
+    const bool killed = Kill(step, [&](const Checkpoint& at) { (void)Load(paths_, TestConfig(GetParam()), "", at); });
+    const auto report = Detach(paths_);
+    ASSERT_TRUE(report.ok()) << step << ": " << report.status();
+    ASSERT_EQ(Dump(), before) << "step " << step;
+    if (!killed) return;
+  }
+}
+
+TEST_P(Crash, LoadCleansUpAfterALoadThatWasKilledAtAnyStep) {
+  const std::string before = Dump();
+  for (int step = 0; step < kMaxSteps; ++step) {
+    const bool killed = Kill(step, [&](const Checkpoint& at) { (void)Load(paths_, TestConfig(GetParam()), "", at); });
+    const auto report = Load(paths_, TestConfig(GetParam()), "");
+    ASSERT_TRUE(report.ok()) << step << ": " << report.status();
+    EXPECT_EQ(report->already_loaded, !killed);
+    ASSERT_THAT(Snapshot(paths_)->problems, ::testing::IsEmpty());
+    ASSERT_TRUE(Detach(paths_).ok());
+    ASSERT_EQ(Dump(), before) << "step " << step;
+    if (!killed) return;
+  }
+}
+
+TEST_P(Crash, DetachThatWasKilledAtAnyStepIsFinishedByTheNext) {
+  const std::string before = Dump();
+  for (int step = 0; step < kMaxSteps; ++step) {
+    ASSERT_TRUE(Load(paths_, TestConfig(GetParam()), "").ok());
+    const bool killed = Kill(step, [&](const Checkpoint& at) { (void)Detach(paths_, at); });
+    const auto report = Detach(paths_);
+    ASSERT_TRUE(report.ok()) << step << ": " << report.status();
+    ASSERT_EQ(Dump(), before) << "step " << step;
+    if (!killed) return;
+  }
+}
+
+TEST_P(Crash, ReloadThatWasKilledAtAnyStepCanBeRepeatedAndDetached) {
+  const std::string before = Dump();
+  policy::Config next = TestConfig(GetParam());
+  next.interfaces.lan = {"lan0", "lan1p"};
+  for (int step = 0; step < kMaxSteps; ++step) {
+    ASSERT_TRUE(Load(paths_, TestConfig(GetParam()), "").ok());
+    const bool killed = Kill(step, [&](const Checkpoint& at) { (void)Reload(paths_, next, "", at); });
+    EXPECT_GE(Snapshot(paths_)->generation, 1U);
+    if (step % 2 == 0) {
+      const auto report = Reload(paths_, next, "");
+      ASSERT_TRUE(report.ok()) << step << ": " << report.status();
+      EXPECT_THAT(Snapshot(paths_)->problems, ::testing::IsEmpty());
+      EXPECT_EQ(report->devices.size(), 3U);
+    }
+    ASSERT_TRUE(Detach(paths_).ok());
+    ASSERT_EQ(Dump(), before) << "step " << step;
+    if (!killed) return;
+  }
+}
+
+}  // namespace
+}  // namespace tpx::control

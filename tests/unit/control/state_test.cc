@@ -1,0 +1,48 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "control/state.h"
+
+#include <gtest/gtest.h>
+
+#include <cstdlib>
+#include <fstream>
+
+#include "control/instance.h"
+
+namespace tpx::control {
+namespace {
+
+class StateTest : public ::testing::Test {
+ protected:
+  void SetUp() override {
+    char pattern[] = "/tmp/tpx-state-XXXXXX";
+    paths_.state = mkdtemp(pattern);
+  }
+  void TearDown() override { EXPECT_EQ(system(("rm -r " + paths_.state).c_str()), 0); }
+  Paths paths_;
+};
+
+TEST_F(StateTest, StateSurvivesTheWayThroughTheFile) {
+  const State state{.abi_version = 3,
+                    .netns = 4026531840,
+                    .families = {sys::Family::kIpv4, sys::Family::kIpv6},
+                    .mode = Mode::kClsact,
+                    .steering = {.steer_mark = 5},
+                    .interfaces = {.lan = {"a"}, .wan = {"b*"}},
+                    .devices = {{"a", 4, Role::kLan, Mode::kTcx, 0}, {"b1", 5, Role::kWan, Mode::kClsact, 2}},
+                    .rule_names = {{7, {"x", "default"}}, {8, {"default"}}}};
+  ASSERT_TRUE(WriteState(paths_, state).ok());
+  const auto back = ReadState(paths_);
+  ASSERT_TRUE(back.ok()) << back.status();
+  EXPECT_EQ(*back, state);
+}
+
+TEST_F(StateTest, MissingAndDamagedFilesDiffer) {
+  EXPECT_TRUE(absl::IsNotFound(ReadState(paths_).status()));
+  for (const char* text : {"", "{", "[]", "{\"netns\": \"x\"}"}) {
+    std::ofstream(StatePath(paths_)) << text;
+    EXPECT_EQ(ReadState(paths_).status().code(), absl::StatusCode::kDataLoss) << text;
+  }
+}
+
+}  // namespace
+}  // namespace tpx::control

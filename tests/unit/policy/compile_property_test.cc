@@ -1,0 +1,159 @@
+// SPDX-License-Identifier: Apache-2.0
+// The tables mean what the policy means, for random policies and flows. The seed
+// is printed; TPX_SEED repeats a run.
+#include <gtest/gtest.h>
+#include <netinet/in.h>
+
+#include <cstdlib>
+#include <random>
+
+#include "support/reference_policy.h"
+#include "tpx/base/strings.h"
+
+namespace tpx::policy {
+namespace {
+
+constexpr int kPolicies = 1100;
+constexpr int kFlowsPerPolicy = 100;
+
+class Generator {
+ public:
+  explicit Generator(uint64_t seed) : random_(seed) {}
+
+  Policy MakePolicy() {
+    Policy policy;
+    size_t rules = Below(10) == 0 ? Below(TPX_MAX_RULES - 1) : Below(12);
+    for (size_t i = 0; i < rules; ++i) policy.rules.push_back(MakeRule());
+    policy.rules.push_back(
+        {.name = "default", .action = Below(2) == 0 ? TPX_ACTION_DROP : TPX_ACTION_BYPASS});
+    return policy;
+  }
+
+  // Mostly at the edges of what the rules name, where mistakes are.
+  TestFlow MakeFlow(const Policy& policy) {
+    TestFlow flow{.src = MakeAddress(), .dst = MakeAddress(), .protocol = MakeProtocol()};
+    const Rule& rule = policy.rules[Below(policy.rules.size())];
+    if (!rule.src.empty()) flow.src = Near(rule.src[Below(rule.src.size())]);
+    if (!rule.dst.empty()) flow.dst = Near(rule.dst[Below(rule.dst.size())]);
+    if (!rule.protocols.empty() && Below(4) != 0)
+      flow.protocol = rule.protocols[Below(rule.protocols.size())];
+    if (flow.protocol != IPPROTO_TCP && flow.protocol != IPPROTO_UDP) return flow;
+    flow.sport = MakePort(rule.sports);
+    flow.dport = MakePort(rule.dports);
+    return flow;
+  }
+
+ private:
+  size_t Below(size_t n) { return std::uniform_int_distribution<size_t>(0, n - 1)(random_); }
+
+  // Few distinct bytes, so that prefixes nest and addresses meet them.
+  IpAddr MakeAddress() {
+    IpAddr address;
+    auto* bytes = reinterpret_cast<uint8_t*>(&address.raw);
+    for (size_t i = 0; i < 16; ++i) bytes[i] = static_cast<uint8_t>(Below(3) == 0 ? 0xff : Below(2));
+    if (Below(2) == 0) {
+      address.raw.w[0] = address.raw.w[1] = 0;
+      address.raw.w[2] = htonl(0xffff);
+    }
+    return address;
+  }
+
+  static IpAddr Mask(IpAddr address, size_t length) {
+    auto* bytes = reinterpret_cast<uint8_t*>(&address.raw);
+    for (size_t bit = length; bit < 128; ++bit) bytes[bit / 8] &= static_cast<uint8_t>(~(0x80 >> (bit % 8)));
+    return address;
+  }
+
+  // Of the mapped space as the parser makes them: IPv4 has at least 96 bits.
+  Prefix MakePrefix() {
+    IpAddr address = MakeAddress();
+    size_t least = address.is_v4() ? 96 : 0;
+    size_t length = Below(4) == 0 ? least : least + Below(129 - least);
+    return {Mask(address, length), static_cast<uint8_t>(length)};
+  }
+
+  IpAddr Near(const Prefix& prefix) {
+    IpAddr address = MakeAddress(), inside = Mask(address, prefix.length);
+    for (size_t i = 0; i < 4; ++i) address.raw.w[i] ^= inside.raw.w[i] ^ prefix.addr.raw.w[i];
+    if (Below(3) == 0)
+      reinterpret_cast<uint8_t*>(&address.raw)[Below(16)] ^= static_cast<uint8_t>(1 << Below(8));
+    return address;
+  }
+
+  uint8_t MakeProtocol() {
+    constexpr uint8_t kUsual[] = {IPPROTO_TCP, IPPROTO_UDP, IPPROTO_ICMP, IPPROTO_ICMPV6, 47, 0, 255};
+    return kUsual[Below(std::size(kUsual))];
+  }
+
+  uint16_t MakePort(const std::vector<PortRange>& ranges) {
+    if (ranges.empty() || Below(4) == 0) return static_cast<uint16_t>(Below(65536));
+    const PortRange& range = ranges[Below(ranges.size())];
+    uint16_t edges[] = {range.first, range.last, static_cast<uint16_t>(range.first - 1),
+                        static_cast<uint16_t>(range.last + 1)};
+    return edges[Below(4)];
+  }
+
+  std::vector<PortRange> MakeRanges() {
+    std::vector<PortRange> ranges(Below(2) == 0 ? 0 : Below(4));
+    for (PortRange& range : ranges) {
+      size_t first = Below(4) == 0 ? 0 : Below(65536);
+      size_t last = Below(4) == 0 ? 65535 : first + Below(65536 - first);
+      range = {static_cast<uint16_t>(first), static_cast<uint16_t>(last)};
+    }
+    return ranges;
+  }
+
+  Rule MakeRule() {
+    constexpr tpx_action kActions[] = {TPX_ACTION_BYPASS, TPX_ACTION_PROXY, TPX_ACTION_DROP,
+                                       TPX_ACTION_REJECT};
+    Rule rule{.action = kActions[Below(4)], .matches_nothing = Below(20) == 0};
+    for (size_t i = Below(3); i > 0; --i) rule.protocols.push_back(MakeProtocol());
+    for (size_t i = Below(2) * Below(5); i > 0; --i) rule.src.push_back(MakePrefix());
+    for (size_t i = Below(2) * Below(5); i > 0; --i) rule.dst.push_back(MakePrefix());
+    rule.sports = MakeRanges();
+    rule.dports = MakeRanges();
+    return rule;
+  }
+
+  std::mt19937_64 random_;
+};
+
+std::string Describe(const TestFlow& flow) {
+  return StrCat(flow.src.ToString(), " port ", flow.sport, " to ", flow.dst.ToString(), " port ", flow.dport,
+                " protocol ", static_cast<int>(flow.protocol));
+}
+
+TEST(CompileProperty, TablesMeanWhatThePolicyMeans) {
+  const char* given = getenv("TPX_SEED");
+  uint64_t seed = given != nullptr ? strtoull(given, nullptr, 10) : std::random_device()();
+  std::cout << "TPX_SEED=" << seed << "\n";
+  RecordProperty("seed", std::to_string(seed));
+  Generator generator(seed);
+  size_t not_default = 0, too_many_classes = 0;
+  for (int i = 0; i < kPolicies; ++i) {
+    Policy policy = generator.MakePolicy();
+    absl::StatusOr<CompiledPolicy> compiled = Compile(policy);
+    if (absl::IsResourceExhausted(compiled.status())) {
+      ++too_many_classes;
+      continue;
+    }
+    ASSERT_TRUE(compiled.ok()) << compiled.status() << " seed " << seed;
+    std::vector<Shadowed> shadowed = FindShadowed(*compiled);
+    TableInterpreter tables(*compiled);
+    for (int j = 0; j < kFlowsPerPolicy; ++j) {
+      TestFlow flow = generator.MakeFlow(policy);
+      size_t expected = FirstMatch(policy, flow);
+      ASSERT_EQ(tables.Evaluate(flow), expected) << Describe(flow) << ", policy " << i << " of seed " << seed;
+      not_default += expected + 1 < policy.rules.size();
+      for (const Shadowed& s : shadowed) {
+        ASSERT_NE(s.rule, expected) << Describe(flow) << ", policy " << i << " of seed " << seed;
+      }
+    }
+  }
+  // The flows did test rules, and the policies were within the limits.
+  EXPECT_GT(not_default, size_t{kPolicies} * kFlowsPerPolicy / 10);
+  EXPECT_LT(too_many_classes, size_t{kPolicies} / 4);
+}
+
+}  // namespace
+}  // namespace tpx::policy

@@ -1,0 +1,197 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "tpx/policy/parse.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <random>
+
+#include "support/config_files.h"
+#include "tpx/base/strings.h"
+
+namespace tpx::policy {
+namespace {
+
+using testing::ElementsAre;
+using testing::HasSubstr;
+
+constexpr std::string_view kHead = "version: 1\ninterfaces: {lan: eth1}\n";
+
+Config Parsed(const std::string& text) {
+  ParseResult result = ParseText(text);
+  EXPECT_TRUE(result.ok()) << AllText(result.errors);
+  return result.config;
+}
+
+Rule FirstRule(std::string_view rule, std::string_view head = kHead) {
+  return Parsed(StrCat(head, "rules:\n  - ", rule, "\n")).policy.rules[0];
+}
+
+std::vector<Prefix> Nets(std::initializer_list<std::string_view> texts) {
+  std::vector<Prefix> nets;
+  for (std::string_view text : texts) nets.push_back(*Prefix::Parse(text));
+  return nets;
+}
+
+TEST(ParseConfig, ReadsEveryKey) {
+  ParseResult result = ParseFile(TPX_SOURCE_DIR "/tests/configs/good/full.yaml");
+  ASSERT_TRUE(result.ok()) << AllText(result.errors);
+  const Config& c = result.config;
+  EXPECT_THAT(c.interfaces.lan, ElementsAre("eth1", "veth*"));
+  EXPECT_THAT(c.interfaces.wan, ElementsAre("eth0"));
+  EXPECT_EQ(c.steering, (Steering{0x0f000000, 0x01000000, 0x02000000, 300, 50, AttachMode::kClsact}));
+  Timeouts timeouts{.connect_ms = 500,
+                    .idle_ms = 3'600'000,
+                    .half_closed_ms = 300'000,
+                    .drain_ms = 0,
+                    .lease_ms = 2'000,
+                    .keepalive_idle_s = 60,
+                    .keepalive_interval_s = 10,
+                    .keepalive_count = 3};
+  EXPECT_EQ(c.proxy, (Proxy{2, 10'000, 16, timeouts}));
+  ASSERT_EQ(c.policy.rules.size(), 7u);
+  EXPECT_EQ(c.policy.rules[0], (Rule{.name = "blocked",
+                                     .dst = Nets({"198.51.100.7", "203.0.113.0/24", "2001:db8:bad::/48"}),
+                                     .action = TPX_ACTION_DROP,
+                                     .line = 10,
+                                     .column = 5}));
+  EXPECT_EQ(c.policy.rules[3],
+            (Rule{.name = "web",
+                  .protocols = {6},
+                  .src = Nets({"10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "fc00::/7"}),
+                  .dports = {{80, 80}, {443, 443}, {8000, 8100}},
+                  .action = TPX_ACTION_PROXY,
+                  .fail_mode = TPX_FAIL_CLOSED,
+                  .source = TPX_SOURCE_MASQUERADE,
+                  .line = 13,
+                  .column = 5}));
+  EXPECT_EQ(c.policy.rules[4].source, TPX_SOURCE_PRESERVE);
+  EXPECT_EQ(c.policy.rules[4].fail_mode, TPX_FAIL_RESET);
+  EXPECT_THAT(c.policy.rules[5].protocols, ElementsAre(1, 47, 58));
+  EXPECT_EQ(c.policy.rules[6], (Rule{.name = "default"}));
+}
+
+TEST(ParseConfig, KeepsTheDefaultsOfWhatIsNotWritten) {
+  Config c = Parsed(std::string(kHead));
+  EXPECT_EQ(c.steering, Steering());
+  EXPECT_EQ(c.proxy, Proxy());
+  EXPECT_THAT(c.policy.rules, ElementsAre(Rule{.name = "default", .action = TPX_ACTION_BYPASS}));
+}
+
+TEST(ParseConfig, ProxyingByDefaultConcernsTcpAlone) {
+  Config c = Parsed(StrCat(kHead, "default: proxy\non_proxy_down: closed\nsource: preserve\n"));
+  EXPECT_THAT(c.policy.rules, ElementsAre(Rule{.name = "default",
+                                               .protocols = {6},
+                                               .action = TPX_ACTION_PROXY,
+                                               .fail_mode = TPX_FAIL_CLOSED,
+                                               .source = TPX_SOURCE_PRESERVE},
+                                          Rule{.name = "default-other", .action = TPX_ACTION_BYPASS}));
+}
+
+TEST(DefaultConfig, ProxiesAllTcpFailingOpen) {
+  Config expected = Parsed("version: 1\ninterfaces: {lan: [a], wan: [b]}\ndefault: proxy\n");
+  EXPECT_EQ(DefaultConfig({"a"}, {"b"}), expected);
+}
+
+TEST(ParseConfig, PortsAndProxyImplyTheirProtocols) {
+  EXPECT_THAT(FirstRule("{name: a, match: {dport: 53}, action: drop}").protocols, ElementsAre(6, 17));
+  EXPECT_THAT(FirstRule("{name: a, match: {dport: 53}, action: proxy}").protocols, ElementsAre(6));
+  EXPECT_THAT(FirstRule("{name: a, action: proxy}").protocols, ElementsAre(6));
+  EXPECT_THAT(FirstRule("{name: a, action: drop}").protocols, ElementsAre());
+  EXPECT_THAT(FirstRule("{name: a, match: {proto: 6}, action: proxy}").protocols, ElementsAre(6));
+}
+
+TEST(ParseConfig, FindsSetsWhereverTheyAreInTheFile) {
+  Config c = Parsed(StrCat(kHead, "rules: [{name: a, match: {src: [x, 192.0.2.0/24]}, action: drop}]\n",
+                           "sets: {x: [10.0.0.0/8, 10.0.0.0/8]}\n"));
+  EXPECT_EQ(c.policy.rules[0].src, Nets({"10.0.0.0/8", "192.0.2.0/24"}));
+}
+
+TEST(ParseConfig, RuleThatNamesOnlyEmptySetsMatchesNothing) {
+  ParseResult result = ParseText(StrCat(kHead, "sets: {none: [], one: [192.0.2.1]}\n",
+                                        "rules:\n  - {name: a, match: {src: none}, action: drop}\n",
+                                        "  - {name: b, match: {src: [none, one]}, action: drop}\n"));
+  ASSERT_TRUE(result.ok()) << AllText(result.errors);
+  EXPECT_TRUE(result.config.policy.rules[0].matches_nothing);
+  EXPECT_FALSE(result.config.policy.rules[1].matches_nothing);
+  EXPECT_EQ(AllText(result.warnings), "test.yaml:3:8: set 'none' is empty: it matches nothing\n");
+}
+
+TEST(ParseConfig, WarnsOfShadowedRules) {
+  ParseResult result =
+      ParseText(StrCat(kHead, "rules:\n  - {name: a, match: {dst: 10.0.0.0/8}, action: drop}\n",
+                       "  - {name: b, match: {dst: 10.1.0.0/16, proto: tcp}, action: bypass}\n"));
+  EXPECT_EQ(AllText(result.warnings),
+            "test.yaml:5:5: rule 'b' never matches: rule 'a' in line 4 comes first and accepts all that it "
+            "accepts\n");
+}
+
+TEST(ParseConfig, DoesNotWarnThatTheImplicitDefaultIsShadowed) {
+  ParseResult result = ParseText(StrCat(kHead, "default: proxy\nrules: [{name: a, action: bypass}]\n"));
+  EXPECT_TRUE(result.ok());
+  EXPECT_EQ(AllText(result.warnings), "");
+}
+
+TEST(ParseConfig, ReportsSeveralErrorsButNotEndlessly) {
+  ParseResult two = ParseText("version: 2\ninterfaces: {lan: 5}\n");
+  EXPECT_EQ(two.errors.size(), 2u) << AllText(two.errors);
+  std::string many(kHead);
+  many += "rules:\n";
+  for (int i = 0; i < 500; ++i) many += "  - {name: a, actoin: drop}\n";
+  EXPECT_EQ(ParseText(many).errors.size(), kMaxErrors);
+}
+
+TEST(ParseConfig, TakesNoMoreRulesThanTheTablesHold) {
+  std::string text(kHead);
+  text += "default: proxy\nrules:\n";
+  for (size_t i = 0; i < kMaxFileRules; ++i)
+    text += StrCat("  - {name: r", i, ", match: {dport: ", i, "}, action: drop}\n");
+  ParseResult result = ParseText(text);
+  EXPECT_TRUE(result.ok()) << AllText(result.errors);
+  EXPECT_EQ(result.config.policy.rules.size(), size_t{TPX_MAX_RULES});
+  result = ParseText(text + "  - {name: last, action: drop}\n");
+  EXPECT_EQ(AllText(result.errors), "test.yaml:1027:5: rules: more than 1022 rules\n");
+}
+
+TEST(ParseConfig, RefusesFilesThatAreTooLarge) {
+  ParseResult result = ParseText(std::string(kMaxConfigBytes + 1, ' '));
+  EXPECT_EQ(AllText(result.errors), "test.yaml:1:1: the file is larger than 4 MiB\n");
+}
+
+TEST(ParseConfig, ReportsTableLimitsAtTheRules) {
+  // Ranges that overlap in ever new ways.
+  std::string text(kHead);
+  std::mt19937 random(1);
+  text += "rules:\n";
+  for (int i = 0; i < 1000; ++i) {
+    text += StrCat("  - {name: r", i, ", match: {dport: [");
+    for (uint32_t j = 0; j < 10; ++j) {
+      uint32_t first = j * 6500 + random() % 3000;
+      text += StrCat(j == 0 ? "" : ", ", first, "-", first + random() % 3000);
+    }
+    text += "]}, action: drop}\n";
+  }
+  ParseResult result = ParseText(text);
+  EXPECT_THAT(AllText(result.errors),
+              testing::AllOf(HasSubstr("test.yaml:4:3: "), HasSubstr("TPX_MAX_CLASSES (8192)")));
+}
+
+TEST(ParseConfig, SetFilesHaveTheirOwnPlaces) {
+  std::string content = "# head\r\n10.0.0.0/8\r\n\r\n  192.0.2.0/24\t# tail\n\f\nx y\n::1/129";
+  ParseResult result = ParseConfig(StrCat(kHead, "sets: {a: {file: lists/a.txt}}\n"), "c.yaml",
+                                   [&](const std::string& path) -> absl::StatusOr<std::string> {
+                                     EXPECT_EQ(path, "lists/a.txt");
+                                     return content;
+                                   });
+  EXPECT_EQ(AllText(result.errors),
+            "lists/a.txt:6:1: 'x y' is not an address or prefix\n"
+            "lists/a.txt:7:1: prefix length of '::1/129' is not a number from 0 to 128\n");
+}
+
+TEST(ParseConfig, ShowsNoControlBytesOfTheFile) {
+  ParseResult result = ParseText(StrCat(kHead, "\"a\\e[31mb\": 1\n"));
+  EXPECT_THAT(AllText(result.errors), HasSubstr(R"(unknown key 'a\033[31mb')"));
+}
+
+}  // namespace
+}  // namespace tpx::policy
