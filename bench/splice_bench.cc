@@ -36,7 +36,8 @@ struct TcpPair {
 
 TcpPair Connected() {
   sockaddr_storage address{};
-  socklen_t length = Endpoint{.addr = IpAddr::Parse("127.0.0.1").value(), .port = 0}.ToNativeSockaddr(address);
+  socklen_t length =
+      Endpoint{.addr = IpAddr::Parse("127.0.0.1").value(), .port = 0}.ToNativeSockaddr(address);
   auto* raw = reinterpret_cast<sockaddr*>(&address);
   UniqueFd listener(socket(address.ss_family, SOCK_STREAM | SOCK_CLOEXEC, 0));
   if (bind(listener.get(), raw, length) != 0 || listen(listener.get(), 1) != 0) Die("listen");
@@ -139,7 +140,8 @@ class SpliceCall {
     const ssize_t n = splice(source, nullptr, pipe_.in.get(), nullptr, kPipeBytes, SPLICE_F_MOVE);
     if (n <= 0) Die("splice in");
     for (ssize_t left = n; left > 0;) {
-      const ssize_t m = splice(pipe_.out.get(), nullptr, sink, nullptr, static_cast<size_t>(left), SPLICE_F_MOVE);
+      const ssize_t m =
+          splice(pipe_.out.get(), nullptr, sink, nullptr, static_cast<size_t>(left), SPLICE_F_MOVE);
       if (m <= 0) Die("splice out");
       left -= m;
     }
@@ -155,7 +157,8 @@ class SpliceCall {
 class RingSplice {
  public:
   RingSplice() {
-    if (io_uring_queue_init(8, &ring_, IORING_SETUP_SINGLE_ISSUER | IORING_SETUP_DEFER_TASKRUN) < 0) Die("io_uring");
+    if (io_uring_queue_init(8, &ring_, IORING_SETUP_SINGLE_ISSUER | IORING_SETUP_DEFER_TASKRUN) < 0)
+      Die("io_uring");
   }
   ~RingSplice() { io_uring_queue_exit(&ring_); }
 

@@ -20,6 +20,9 @@
 /* The stack forgets an incomplete datagram after 30 s (IPv4) or 60 s (IPv6). */
 #define FRAGMENT_LIFE_NS (60ULL * 1000 * 1000 * 1000)
 
+/* TCP_TIMEWAIT_LEN of the kernel. A later TIME_WAIT is that of a newer connection. */
+#define TIME_WAIT_S 60
+
 static __always_inline int is_local(const struct tpx_addr *a) {
   return bpf_map_lookup_elem(&tpx_local, a) != 0;
 }
@@ -75,8 +78,26 @@ static __always_inline int is_martian(const struct tpx_flow *f) {
   return addr_equal(&f->src, &f->dst) || addr_never_sends(&f->src) || is_local(&f->src);
 }
 
-static __always_inline int judge_syn(struct __sk_buff *skb, struct packet *p) {
+static __always_inline __u32 now_s(void) { return bpf_ktime_get_ns() / 1000000000; }
+
+/* The tuple of a socket in TIME_WAIT starts anew, direct: its dead predecessor
+ * must not catch what follows. */
+static __noinline int note_direct(const struct tpx_flow *flow, int reason) {
   struct tpx_verdict direct = {};
+
+  if (!flow) return 0;
+  direct.reason = reason;
+  direct.seen_s = now_s();
+  return bpf_map_update_elem(&tpx_flows, flow, &direct, BPF_ANY);
+}
+
+static __always_inline int is_noted_direct(const struct tpx_flow *flow) {
+  struct tpx_verdict *direct = bpf_map_lookup_elem(&tpx_flows, flow);
+
+  return direct && now_s() - direct->seen_s <= TIME_WAIT_S;
+}
+
+static __always_inline int judge_syn(struct __sk_buff *skb, struct packet *p) {
   int owner, reason;
 
   if (is_martian(&p->flow)) return TPX_R_MARTIAN;
@@ -87,9 +108,7 @@ static __always_inline int judge_syn(struct __sk_buff *skb, struct packet *p) {
     /* Some stacks take these for a SYN; the classes that matter must not leak them. */
     if (effect_of(reason) != TPX_EFFECT_PASS) return TPX_R_BAD_FLAGS;
   } else if (owner == OWNED_BY_TIME_WAIT && effect_of(reason) == TPX_EFFECT_PASS) {
-    /* The tuple starts anew, direct: its dead predecessor must not catch what follows. */
-    direct.reason = reason;
-    bpf_map_update_elem(&tpx_flows, &p->flow, &direct, BPF_ANY);
+    note_direct(&p->flow, reason);
   } else if (owner == OWNED_BY_TIME_WAIT) {
     bpf_map_delete_elem(&tpx_flows, &p->flow);
   }
@@ -101,7 +120,12 @@ static __always_inline int judge_tcp(struct __sk_buff *skb, struct packet *p, in
 
   if (from_lan && p->tcp.syn && !p->tcp.ack) return judge_syn(skb, p);
   owner = tcp_owner(skb, &p->flow);
-  if (owner == OWNED_BY_TIME_WAIT && bpf_map_lookup_elem(&tpx_flows, &p->flow)) owner = OWNED_BY_NONE;
+  if (owner == OWNED_BY_TIME_WAIT && !from_lan && p->tcp.syn) {
+    /* The proxy had this tuple too; a connection of its own would have a socket. */
+    note_direct(&p->flow, TPX_R_WAN);
+    return TPX_R_WAN;
+  }
+  if (owner == OWNED_BY_TIME_WAIT && is_noted_direct(&p->flow)) owner = OWNED_BY_NONE;
   if (owner != OWNED_BY_NONE) return TPX_R_ESTABLISHED;
   if (!from_lan) return TPX_R_WAN;
   return is_valid_cookie(p) ? TPX_R_COOKIE : TPX_R_DIRECT;
@@ -109,7 +133,11 @@ static __always_inline int judge_tcp(struct __sk_buff *skb, struct packet *p, in
 
 static __always_inline struct tpx_frag_key frag_key(const struct packet *p) {
   return (struct tpx_frag_key){
-      .src = p->flow.src, .dst = p->flow.dst, .id = p->frag_id, .proto = p->flow.proto};
+      .src = p->flow.src,
+      .dst = p->flow.dst,
+      .id = p->frag_id,
+      .proto = p->is_v6 ? 0 : p->flow.proto, /* IPv6 numbers per pair of addresses (RFC 8200, 4.5) */
+  };
 }
 
 /* Later fragments share the first one's fate; without it, what the rules might say decides. */
@@ -120,7 +148,8 @@ static __noinline int judge_later_fragment(struct packet *p, int from_lan) {
   if (!p) return TPX_R_MALFORMED;
   key = frag_key(p);
   frag = bpf_map_lookup_elem(&tpx_frags, &key);
-  if (frag && bpf_ktime_get_ns() - frag->seen_ns < FRAGMENT_LIFE_NS) {
+  /* One that rewrites the header makes the judgement on the first one worthless. */
+  if (frag && !p->rewrites_tcp && bpf_ktime_get_ns() - frag->seen_ns < FRAGMENT_LIFE_NS) {
     if (frag->effect == TPX_EFFECT_STEER) return TPX_R_FRAG_STEERED;
     return frag->effect == TPX_EFFECT_DROP ? TPX_R_FRAG_DROPPED : TPX_R_FRAG_PASSED;
   }
@@ -153,8 +182,7 @@ static __always_inline int judge_other(struct __sk_buff *skb, struct packet *p, 
 static __always_inline int judge(struct __sk_buff *skb, struct packet *p, int from_lan) {
   int reason;
 
-  if (p->kind == PACKET_ICMP_ERROR)
-    return tcp_owner(skb, &p->flow) == OWNED_BY_SOCKET ? TPX_R_ICMP_ERROR : TPX_R_NOT_TCP;
+  if (p->kind == PACKET_ICMP_ERROR && tcp_owner(skb, &p->quoted) == OWNED_BY_SOCKET) return TPX_R_ICMP_ERROR;
   if (addr_never_proxied(&p->flow.dst)) return TPX_R_SPECIAL_ADDRESS;
   if (is_local(&p->flow.dst)) return TPX_R_OWN_ADDRESS;
   if (p->kind == PACKET_TCP)
@@ -188,6 +216,8 @@ static __always_inline int ingress(struct __sk_buff *skb, int from_lan) {
       skb->mark = (skb->mark & ~tpx_mark_mask) | tpx_steer_mark;
       return TC_ACT_UNSPEC;
     default:
+      /* Somebody set our bits (a veth keeps the mark): the packet would be delivered here all the same. */
+      if ((skb->mark & tpx_mark_mask) == tpx_steer_mark) skb->mark &= ~tpx_mark_mask;
       return TC_ACT_UNSPEC;
   }
 }

@@ -103,15 +103,16 @@ struct tpx_verdict {
   __u8 source;      /* enum tpx_source_mode */
   __u8 worker;      /* chosen worker, where action is proxy */
   __u16 reason;     /* enum tpx_reason */
+  __u32 seen_s;     /* CLOCK_MONOTONIC; where the verdict is kept, in tpx_flows */
 };
-TPX_SIZE(struct tpx_verdict, 12);
+TPX_SIZE(struct tpx_verdict, 16);
 
 /* tpx_handoff: what tc decided for a SYN, for sk_lookup a moment later. */
 struct tpx_handoff {
   struct tpx_flow flow;
   struct tpx_verdict verdict;
 };
-TPX_SIZE(struct tpx_handoff, 52);
+TPX_SIZE(struct tpx_handoff, 56);
 
 /* tpx_frags: the fate of a datagram's first fragment, for the later ones. */
 struct tpx_frag_key {

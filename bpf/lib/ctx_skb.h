@@ -10,8 +10,23 @@
 #include <bpf/bpf_helpers.h>
 #include <linux/bpf.h>
 
-static __always_inline long ctx_load(struct __sk_buff *skb, __u32 offset, void *to, __u32 len) {
+/* What may precede the network header: Ethernet and a VLAN tag. */
+#define LINK_HEADERS_MAX 18
+
+/* The relative read knows only the linear part; some drivers and long header
+ * chains leave headers behind it, so it is made longer (Linux 4.9). */
+static __noinline long ctx_load_scattered(struct __sk_buff *skb, __u32 offset, void *to, __u32 len) {
+  __u32 reach = LINK_HEADERS_MAX + offset + len;
+
+  if (offset + len > skb->len) return -1;
+  if (bpf_skb_pull_data(skb, reach < skb->len ? reach : skb->len)) return -1;
   return bpf_skb_load_bytes_relative(skb, offset, to, len, BPF_HDR_START_NET);
+}
+
+static __always_inline long ctx_load(struct __sk_buff *skb, __u32 offset, void *to, __u32 len) {
+  long err = bpf_skb_load_bytes_relative(skb, offset, to, len, BPF_HDR_START_NET);
+
+  return err ? ctx_load_scattered(skb, offset, to, len) : 0;
 }
 
 static __always_inline __be16 ctx_protocol(const struct __sk_buff *skb) { return skb->protocol; }

@@ -22,12 +22,16 @@
 #define NEXTHDR_AUTH 51
 #define NEXTHDR_ICMPV6 58
 
+/* The transport header of TCP in the units of a fragment's offset, rounded up. */
+#define TCP_HEADER_OCTETS 3
+
 enum packet_kind {
   PACKET_TCP,           /* flow and tcp are complete */
   PACKET_OTHER,         /* another protocol; ports only for UDP */
-  PACKET_ICMP_ERROR,    /* flow is the quoted TCP packet's, turned round: as its peer would send */
+  PACKET_ICMP_ERROR,    /* quoted is complete */
   PACKET_LATER_FRAGMENT,/* no ports in it; frag_id set */
-  PACKET_OPAQUE,        /* ports out of reach: tiny first fragment, endless header chain */
+  PACKET_OPAQUE,        /* ports out of reach: tiny first fragment, endless header chain; the latter
+                           has flow.proto TPX_PROTO_UNKNOWN */
 };
 
 struct packet {
@@ -36,12 +40,16 @@ struct packet {
     struct iphdr v4;
     struct ipv6hdr v6;
   } ip; /* copy of the fixed header, for the SYN cookie check */
-  struct tcphdr tcp;
+  union {
+    struct tcphdr tcp;
+    struct tpx_flow quoted; /* of an ICMP error: the TCP packet, turned round, as its peer would send */
+  };
+  __u32 end; /* of the datagram; what follows is padding */
   __be32 frag_id;
   __u8 is_v6;
   __u8 kind;           /* enum packet_kind */
   __u8 first_fragment; /* more fragments follow this one */
-  __u8 pad;
+  __u8 rewrites_tcp;   /* later fragment that lies over the TCP header of the first */
 };
 
 /* Return value of the parsing steps: go on, or the reason to stop with. */
@@ -59,6 +67,20 @@ struct ext_header {
   __u8 segments_left;
   __be32 frag_id; /* only in the fragment header */
 };
+
+/* Reads what belongs to the datagram: padding behind it is the sender's to
+ * choose, and no receiver takes it for a header. */
+static __always_inline long load_header(struct __sk_buff *skb, const struct packet *p, __u32 offset, void *to,
+                                        __u32 len) {
+  return offset + len > p->end ? -1 : ctx_load(skb, offset, to, len);
+}
+
+/* Headers that end too early: in a first fragment the rest may follow (RFC 1858, RFC 7112). */
+static __always_inline int truncated(struct packet *p) {
+  if (!p->first_fragment) return TPX_R_MALFORMED;
+  p->kind = PACKET_OPAQUE;
+  return PARSED;
+}
 
 /* A source route would carry the packet past the destination that was judged. */
 static __noinline int parse_v4_options(struct __sk_buff *skb, __u32 offset, __u32 len) {
@@ -99,6 +121,7 @@ static __always_inline int parse_v4(struct __sk_buff *skb, __u32 *offset, struct
   p->flow.src = addr_from_v4(ip->saddr);
   p->flow.dst = addr_from_v4(ip->daddr);
   p->flow.proto = ip->protocol;
+  p->end = total_len ? *offset + total_len : ~0u;
   if (header_len > sizeof(*ip)) {
     int reason = parse_v4_options(skb, *offset + sizeof(*ip), header_len - sizeof(*ip));
 
@@ -109,6 +132,8 @@ static __always_inline int parse_v4(struct __sk_buff *skb, __u32 *offset, struct
   p->frag_id = ip->id;
   p->first_fragment = (frag & 0x2000) != 0;
   if (frag & 0x1fff) p->kind = PACKET_LATER_FRAGMENT;
+  /* RFC 3128. IPv6 receivers refuse fragments that overlap (RFC 5722). */
+  p->rewrites_tcp = ip->protocol == IPPROTO_TCP && (frag & 0x1fff) < TCP_HEADER_OCTETS;
   return PARSED;
 }
 
@@ -126,11 +151,8 @@ static __noinline int parse_v6_extensions(struct __sk_buff *skb, __u32 *offset_o
       *offset_out = offset;
       return PARSED;
     }
-    if (ctx_load(skb, offset, &h, sizeof(h))) {
-      if (!p->first_fragment) return TPX_R_MALFORMED;
-      p->kind = PACKET_OPAQUE; /* RFC 7112: the first fragment must hold the whole chain */
-      return PARSED;
-    }
+    p->flow.proto = TPX_PROTO_UNKNOWN;
+    if (load_header(skb, p, offset, &h, sizeof(h))) return truncated(p);
     if (next == IPPROTO_ROUTING) {
       if (h.routing_type == 0) return TPX_R_SOURCE_ROUTED; /* RFC 5095 */
       if (h.segments_left) break; /* dst is not the final destination */
@@ -140,10 +162,10 @@ static __noinline int parse_v6_extensions(struct __sk_buff *skb, __u32 *offset_o
       __u16 frag = (__u16)h.routing_type << 8 | h.segments_left;
 
       p->frag_id = h.frag_id;
-      p->flow.proto = h.next;
       p->first_fragment = frag & 1;
       if (frag & ~7) {
         p->kind = PACKET_LATER_FRAGMENT;
+        p->flow.proto = h.next;
         return PARSED;
       }
       offset += 8;
@@ -153,19 +175,23 @@ static __noinline int parse_v6_extensions(struct __sk_buff *skb, __u32 *offset_o
     next = h.next;
   }
   p->kind = PACKET_OPAQUE;
-  p->flow.proto = next;
   return PARSED;
 }
 
 static __always_inline int parse_v6(struct __sk_buff *skb, __u32 *offset, struct packet *p) {
   struct ipv6hdr *ip = &p->ip.v6;
+  __u32 payload_len;
 
   if (ctx_load(skb, *offset, ip, sizeof(*ip)) || ip->version != 6) return TPX_R_MALFORMED;
-  if (bpf_ntohs(ip->payload_len) > skb->len) return TPX_R_MALFORMED;
+  payload_len = bpf_ntohs(ip->payload_len);
+  if (sizeof(*ip) + payload_len > skb->len) return TPX_R_MALFORMED;
   __builtin_memcpy(&p->flow.src, &ip->saddr, sizeof(p->flow.src));
   __builtin_memcpy(&p->flow.dst, &ip->daddr, sizeof(p->flow.dst));
+  /* To the programs, and to the policy, such an address is IPv4; none belongs on a wire. */
+  if (addr_is_v4(&p->flow.src) || addr_is_v4(&p->flow.dst)) return TPX_R_MARTIAN;
   p->is_v6 = 1;
   *offset += sizeof(*ip);
+  p->end = payload_len || !skb->gso_size ? *offset + payload_len : ~0u; /* BIG TCP, as above */
   return parse_v6_extensions(skb, offset, p);
 }
 
@@ -186,36 +212,32 @@ static __noinline int parse_icmp_quote(struct __sk_buff *skb, __u32 offset, stru
   if (p->is_v6) {
     struct ipv6hdr ip;
 
-    if (ctx_load(skb, offset, &ip, sizeof(ip)) || ip.version != 6 || ip.nexthdr != IPPROTO_TCP)
+    if (load_header(skb, p, offset, &ip, sizeof(ip)) || ip.version != 6 || ip.nexthdr != IPPROTO_TCP)
       return PARSED;
-    __builtin_memcpy(&p->flow.src, &ip.daddr, sizeof(p->flow.src));
-    __builtin_memcpy(&p->flow.dst, &ip.saddr, sizeof(p->flow.dst));
+    __builtin_memcpy(&p->quoted.src, &ip.daddr, sizeof(p->quoted.src));
+    __builtin_memcpy(&p->quoted.dst, &ip.saddr, sizeof(p->quoted.dst));
     offset += sizeof(ip);
   } else {
     struct iphdr ip;
 
-    if (ctx_load(skb, offset, &ip, sizeof(ip)) || ip.version != 4 || ip.protocol != IPPROTO_TCP ||
+    if (load_header(skb, p, offset, &ip, sizeof(ip)) || ip.version != 4 || ip.protocol != IPPROTO_TCP ||
         ip.ihl < 5 || (ip.frag_off & bpf_htons(0x1fff)))
       return PARSED;
-    p->flow.src = addr_from_v4(ip.daddr);
-    p->flow.dst = addr_from_v4(ip.saddr);
+    p->quoted.src = addr_from_v4(ip.daddr);
+    p->quoted.dst = addr_from_v4(ip.saddr);
     offset += ip.ihl * 4;
   }
-  if (ctx_load(skb, offset, ports, sizeof(ports))) return PARSED;
-  p->flow.sport = ports[1];
-  p->flow.dport = ports[0];
-  p->flow.proto = IPPROTO_TCP;
+  if (load_header(skb, p, offset, ports, sizeof(ports))) return PARSED;
+  p->quoted.sport = ports[1];
+  p->quoted.dport = ports[0];
+  p->quoted.proto = IPPROTO_TCP;
   p->kind = PACKET_ICMP_ERROR;
   return PARSED;
 }
 
 static __always_inline int parse_transport(struct __sk_buff *skb, __u32 offset, struct packet *p) {
   if (p->flow.proto == IPPROTO_TCP) {
-    if (ctx_load(skb, offset, &p->tcp, sizeof(p->tcp))) {
-      if (!p->first_fragment) return TPX_R_MALFORMED;
-      p->kind = PACKET_OPAQUE; /* RFC 1858: a fragment too small to judge */
-      return PARSED;
-    }
+    if (load_header(skb, p, offset, &p->tcp, sizeof(p->tcp))) return truncated(p);
     if (p->tcp.doff < 5) return TPX_R_MALFORMED;
     p->kind = PACKET_TCP;
     p->flow.sport = p->tcp.source;
@@ -226,13 +248,13 @@ static __always_inline int parse_transport(struct __sk_buff *skb, __u32 offset, 
   if (p->flow.proto == IPPROTO_UDP || p->flow.proto == IPPROTO_UDPLITE) {
     __be16 ports[2];
 
-    if (ctx_load(skb, offset, ports, sizeof(ports))) return TPX_R_MALFORMED;
+    if (load_header(skb, p, offset, ports, sizeof(ports))) return truncated(p);
     p->flow.sport = ports[0];
     p->flow.dport = ports[1];
   } else if (p->flow.proto == IPPROTO_ICMP || p->flow.proto == NEXTHDR_ICMPV6) {
     __u8 type;
 
-    if (ctx_load(skb, offset, &type, 1)) return TPX_R_MALFORMED;
+    if (load_header(skb, p, offset, &type, 1)) return truncated(p);
     if (is_icmp_error(p, type)) return parse_icmp_quote(skb, offset + 8, p);
   }
   return PARSED;

@@ -19,6 +19,9 @@
 
 #include "tpx_maps.bpf.h"
 
+/* For tpx_may_be_denied: 255 is reserved, so only rules for every protocol match it. */
+#define TPX_PROTO_UNKNOWN 255
+
 static __always_inline struct tpx_control *control_block(void) {
   __u32 zero = 0;
 
@@ -114,8 +117,9 @@ __weak __noinline int tpx_evaluate(const struct tpx_flow *flow, struct tpx_verdi
 }
 
 /*
- * Whether a packet whose ports are unknown might be denied by some rule: the
- * first rule that could deny it comes before the first that accepts any port.
+ * Whether a packet whose ports are unknown, and perhaps its protocol, might be
+ * denied by some rule: the first rule that could deny it comes before the first
+ * that accepts it whatever they are.
  */
 __weak __noinline int tpx_may_be_denied(const struct tpx_flow *flow) {
   __u32 generation = live_generation();
@@ -127,7 +131,8 @@ __weak __noinline int tpx_may_be_denied(const struct tpx_flow *flow) {
   src = bits_of(t, prefix_class(t, generation, TPX_DIM_SRC, &flow->src));
   dst = bits_of(t, prefix_class(t, generation, TPX_DIM_DST, &flow->dst));
   proto = bits_of(t, t->proto_class[flow->proto]);
-  denying = first_common_rule(src, dst, proto, &t->denying, &t->denying);
+  denying = first_common_rule(src, dst, flow->proto == TPX_PROTO_UNKNOWN ? &t->denying : proto, &t->denying,
+                              &t->denying);
   portless = first_common_rule(src, dst, proto, &t->portless, &t->portless);
   return denying < TPX_MAX_RULES && denying <= portless;
 }

@@ -17,14 +17,17 @@ enum availability {
   WORKER_FOUND,
 };
 
+/* Two rounds of multiply and fold: every bit of the flow reaches the low bits that are used. */
 static __always_inline __u32 flow_hash(const struct tpx_flow *f) {
-  __u64 h = f->src.w[0] ^ f->src.w[1] ^ ((__u64)(f->src.w[2] ^ f->dst.w[2]) << 32);
+  __u64 h = (__u64)f->src.w[3] << 32 | f->dst.w[3];
 
-  h = (h ^ f->src.w[3] ^ (__u64)f->dst.w[3] << 32) * 0x9e3779b97f4a7c15ULL;
-  h ^= h >> 29;
-  h = (h ^ f->dst.w[0] ^ f->dst.w[1] ^ (__u64)f->sport << 48 ^ (__u64)f->dport << 32 ^ f->proto) *
-      0xbf58476d1ce4e5b9ULL;
-  return h >> 32;
+  h ^= (__u64)(f->src.w[0] ^ f->dst.w[1]) << 32 | (f->src.w[1] ^ f->dst.w[0]);
+  h ^= (__u64)f->src.w[2] << 32 | f->dst.w[2];
+  h *= 0x9e3779b97f4a7c15ULL;
+  h ^= h >> 32;
+  h ^= (__u64)f->proto << 32 | (__u32)f->sport << 16 | f->dport;
+  h *= 0xbf58476d1ce4e5b9ULL;
+  return h >> 32 ^ h >> 17;
 }
 
 /* Listening sockets are freed by RCU and not counted: the release costs nothing

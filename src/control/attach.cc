@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "attach.h"
 
+#include <algorithm>
 #include <optional>
 
 #include "instance.h"
@@ -82,6 +83,11 @@ absl::Status RemoveDevice(Site& site, const State& state, const Device& device) 
   } else if (AttachedProgram(site.pins, device) != 0) {
     TPX_RETURN_IF_ERROR(bpf::DetachFilter(FilterOf(device, device.priority)));
   }
+  // A device that changes its role is in the state twice for a moment.
+  const bool shared = std::any_of(state.devices.begin(), state.devices.end(), [&](const Device& other) {
+    return other.name == device.name && !(other == device);
+  });
+  if (shared) return absl::OkStatus();
   for (const sys::PolicyRule& rule : RulesOf(state, device)) {
     const absl::Status status = site.rtnl.DeleteRule(rule);
     if (!status.ok() && !absl::IsNotFound(status)) return status;

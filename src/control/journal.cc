@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "journal.h"
 
+#include <algorithm>
 #include <sstream>
 #include <utility>
 
@@ -27,14 +28,6 @@ std::istream& operator>>(std::istream& in, sys::Family& family) {
   if (number != 4 && number != 6) in.setstate(std::ios::failbit);
   family = number == 4 ? sys::Family::kIpv4 : sys::Family::kIpv6;
   return in;
-}
-
-// Whether an entry belongs to the device.
-bool Concerns(const JournalEntry& entry, const Device& device) {
-  if (const auto* qdisc = std::get_if<QdiscEntry>(&entry)) return qdisc->ifindex == device.ifindex;
-  if (const auto* filter = std::get_if<FilterEntry>(&entry)) return filter->filter.ifindex == device.ifindex;
-  if (const auto* rule = std::get_if<sys::PolicyRule>(&entry)) return rule->iif == device.name;
-  return false;
 }
 
 }  // namespace
@@ -112,11 +105,14 @@ absl::Status Journal::Record(const JournalEntry& entry, std::string_view doing) 
   return Step(doing);
 }
 
-absl::Status Journal::Forget(const Paths& paths, const Device& device) {
+absl::Status Journal::Forget(const Paths& paths, const std::function<bool(const JournalEntry&)>& done) {
   TPX_ASSIGN_OR_RETURN(std::vector<JournalEntry> entries, ReadJournal(paths));
+  std::vector<JournalEntry> kept;
   std::string text;
   for (const JournalEntry& entry : entries) {
-    if (!Concerns(entry, device)) text += EncodeEntry(entry) + "\n";
+    if (done(entry) || std::find(kept.begin(), kept.end(), entry) != kept.end()) continue;
+    kept.push_back(entry);
+    text += EncodeEntry(entry) + "\n";
   }
   TPX_RETURN_IF_ERROR(sys::WriteFileAtomic(JournalPath(paths), text));
   TPX_ASSIGN_OR_RETURN(file_, sys::SyncedAppender::Open(JournalPath(paths)));

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <string>
 #include <string_view>
 #include <variant>
@@ -56,8 +57,8 @@ class Journal {
   absl::Status Step(std::string_view doing);
   // Announces a step and puts its entry on disk.
   absl::Status Record(const JournalEntry& entry, std::string_view doing);
-  // Drops the entries of a device whose parts were removed.
-  absl::Status Forget(const Paths& paths, const Device& device);
+  // Drops the entries for which `done` says that they are undone, and repeated ones.
+  absl::Status Forget(const Paths& paths, const std::function<bool(const JournalEntry&)>& done);
 
   const std::string& doing() const { return doing_; }
 

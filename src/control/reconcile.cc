@@ -1,7 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "reconcile.h"
 
+#include <net/if.h>
+
 #include <algorithm>
+#include <variant>
 
 #include "instance.h"
 #include "tpx/base/status.h"
@@ -12,6 +15,21 @@ namespace {
 
 bool Contains(const std::vector<Device>& devices, const Device& device) {
   return std::any_of(devices.begin(), devices.end(), [&](const Device& d) { return SameDevice(d, device); });
+}
+
+bool IndexExists(int ifindex) {
+  char name[IF_NAMESIZE];
+  return if_indextoname(static_cast<unsigned>(ifindex), name) != nullptr;
+}
+
+// Whether an entry is of no use once the devices are those of the state. The
+// qdisc of a device that still exists is left to the detach.
+bool IsDone(const JournalEntry& entry, const State& state) {
+  if (const auto* qdisc = std::get_if<QdiscEntry>(&entry)) return !IndexExists(qdisc->ifindex);
+  if (const auto* filter = std::get_if<FilterEntry>(&entry)) return !IndexExists(filter->filter.ifindex);
+  const auto* rule = std::get_if<sys::PolicyRule>(&entry);
+  return rule != nullptr && std::none_of(state.devices.begin(), state.devices.end(),
+                                         [&](const Device& device) { return device.name == rule->iif; });
 }
 
 absl::Status AddDevice(Site& site, State& state, Device device, std::vector<std::string>& lines) {
@@ -60,10 +78,10 @@ absl::Status DropDevices(Site& site, State& state, const std::vector<Device>& wa
     TPX_RETURN_IF_ERROR(Annotate(RemoveDevice(site, state, device), site.journal.doing()));
     std::erase(state.devices, device);
     TPX_RETURN_IF_ERROR(WriteState(site.paths, state));
-    TPX_RETURN_IF_ERROR(site.journal.Forget(site.paths, device));
     lines.push_back(StrCat("detached from ", Describe(device)));
   }
-  return absl::OkStatus();
+  if (state.devices.size() == before.size()) return absl::OkStatus();
+  return site.journal.Forget(site.paths, [&](const JournalEntry& entry) { return IsDone(entry, state); });
 }
 
 }  // namespace tpx::control

@@ -53,7 +53,7 @@ Acceptor::Outcome Acceptor::AcceptFrom(tpx_source_mode source, uint32_t& budget,
       continue;
     }
     if (fd == -EAGAIN || fd == -EINVAL) return Outcome::kDry;  // EINVAL: shut down
-    if (!IsShortage(-fd)) continue;  // that connection failed while it waited
+    if (!IsShortage(-fd)) continue;                            // that connection failed while it waited
     slot_.Add(TPX_C_ACCEPT_ERRORS);
     return Outcome::kShortage;
   }

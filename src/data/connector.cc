@@ -44,9 +44,9 @@ Connector::Result Connector::Dial(int client, const Endpoint& client_address, tp
   int hops = 0;
   if (Check(client, client_address, destination, hops) < 0) return {};
   Result result;
-  const int error = -(source == TPX_SOURCE_PRESERVE
-                          ? DialPreserving(client_address, destination, hops, result.server)
-                          : DialFrom(nullptr, destination, hops, result.server));
+  const int error =
+      -(source == TPX_SOURCE_PRESERVE ? DialPreserving(client_address, destination, hops, result.server)
+                                      : DialFrom(nullptr, destination, hops, result.server));
   if (error == 0 || error == EINPROGRESS) return result;
   slot_.Add(ConnectFailureCounter(error));
   result.server.Reset();

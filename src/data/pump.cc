@@ -68,13 +68,14 @@ PumpResult Pump::Run(Direction& direction, Side& from, Side& to, uint64_t now_ms
   if (now_ms - direction.last_ms > kPauseMs) direction.burst = 0;
   bool may_borrow = true;
   while (result.bytes < kTurnBytes) {
-    if (direction.pipe == nullptr && direction.burst >= kBulkBytes && may_borrow && from.readable && to.writable &&
-        !from.no_splice) {
+    if (direction.pipe == nullptr && direction.burst >= kBulkBytes && may_borrow && from.readable &&
+        to.writable && !from.no_splice) {
       direction.pipe = pool_.Borrow(now_ms);
       may_borrow = direction.pipe != nullptr;
       result.pipe_short = !may_borrow;
     }
-    result.outcome = direction.pipe != nullptr ? Splice(direction, from, to, result) : Copy(direction, from, to, result);
+    result.outcome =
+        direction.pipe != nullptr ? Splice(direction, from, to, result) : Copy(direction, from, to, result);
     if (result.outcome != PumpOutcome::kTurnOver) break;
   }
   if (result.bytes > 0) {
@@ -89,7 +90,8 @@ PumpOutcome Pump::Copy(Direction& direction, Side& from, Side& to, PumpResult& r
   const ssize_t seen = recv(from.fd.get(), scratch_.get(), kCopyBytes, MSG_PEEK | MSG_DONTWAIT);
   if (seen < 0) return OnReadError(errno, from);
   if (seen == 0) return End(direction, from, to);
-  const ssize_t sent = send(to.fd.get(), scratch_.get(), static_cast<size_t>(seen), MSG_DONTWAIT | MSG_NOSIGNAL);
+  const ssize_t sent =
+      send(to.fd.get(), scratch_.get(), static_cast<size_t>(seen), MSG_DONTWAIT | MSG_NOSIGNAL);
   if (sent < 0) return OnWriteError(errno, to);
   if (!Consume(from.fd.get(), static_cast<size_t>(sent))) {
     from.broken = true;
@@ -106,8 +108,8 @@ PumpOutcome Pump::Copy(Direction& direction, Side& from, Side& to, PumpResult& r
 }
 
 PumpOutcome Pump::Fill(Direction& direction, Side& from, Side& to) {
-  const ssize_t n = splice(from.fd.get(), nullptr, direction.pipe->in.get(), nullptr, direction.pipe->capacity,
-                           SPLICE_F_MOVE | SPLICE_F_NONBLOCK);
+  const ssize_t n = splice(from.fd.get(), nullptr, direction.pipe->in.get(), nullptr,
+                           direction.pipe->capacity, SPLICE_F_MOVE | SPLICE_F_NONBLOCK);
   if (n > 0) {
     direction.in_pipe = static_cast<uint32_t>(n);
     return PumpOutcome::kTurnOver;

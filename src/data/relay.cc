@@ -183,7 +183,8 @@ void Relay::Advance(Session& session, uint64_t now_ms) {
     for (uint8_t s : {kClient, kServer}) {
       if (side[s].broken) return BeginReset(session, s, now_ms);
     }
-    if (session.direction[kClient].ended && session.direction[kServer].ended) Close(session, TPX_C_CLOSED_CLEAN);
+    if (session.direction[kClient].ended && session.direction[kServer].ended)
+      Close(session, TPX_C_CLOSED_CLEAN);
     return;
   }
   CheckDelivered(session, now_ms);
@@ -202,8 +203,8 @@ void Relay::BeginReset(Session& session, uint8_t broken, uint64_t now_ms) {
 
 void Relay::CheckDelivered(Session& session, uint64_t now_ms) {
   const uint8_t broken = session.reason == kResetBy[kClient] ? kClient : kServer;
-  const bool delivered = session.direction[broken].done() &&
-                         sys::UnacknowledgedBytes(session.side[Other(broken)].fd.get()) <= 0;
+  const bool delivered =
+      session.direction[broken].done() && sys::UnacknowledgedBytes(session.side[Other(broken)].fd.get()) <= 0;
   if (delivered || now_ms >= session.give_up_ms) Close(session, session.reason);
 }
 
@@ -221,7 +222,8 @@ void Relay::Close(Session& session, tpx_worker_counter reason) {
     side.fd.Reset();
     // The poll still holds the socket: it is this that closes it for its peer.
     if (side.polled) {
-      ring_.PollCancel(io::Token{.index = session.index, .generation = session.generation, .kind = s}.Pack(), kReport);
+      ring_.PollCancel(io::Token{.index = session.index, .generation = session.generation, .kind = s}.Pack(),
+                       kReport);
     }
   }
   FreeIfQuiet(session);
@@ -256,7 +258,8 @@ void Relay::RunTimeouts(uint64_t now_ms) {
 }
 
 uint64_t Relay::NextTimeout() const {
-  return std::min({connecting_.NextExpiry(), idle_.NextExpiry(), half_closed_.NextExpiry(), resetting_.NextExpiry()});
+  return std::min(
+      {connecting_.NextExpiry(), idle_.NextExpiry(), half_closed_.NextExpiry(), resetting_.NextExpiry()});
 }
 
 void Relay::ResetAll(tpx_worker_counter reason) {

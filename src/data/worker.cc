@@ -28,7 +28,7 @@ constexpr uint32_t kSubmissions = 4096;  // more than one turn can queue
 constexpr uint32_t kCompletions = 16384;
 constexpr uint32_t kTurnCompletions = 1024;
 constexpr uint64_t kNsPerMs = 1'000'000;
-constexpr uint64_t kFinishMs = 1000;      // for the last completions at the end
+constexpr uint64_t kFinishMs = 1000;       // for the last completions at the end
 constexpr uint64_t kDrainAtLeastMs = 150;  // for handshakes that were under way
 
 // Token kinds beside those of sessions.

@@ -93,7 +93,8 @@ absl::StatusOr<uint16_t> LocalPort(int fd) {
 int AcceptConnection(int listener, Endpoint& client) {
   sockaddr_storage address{};
   socklen_t length = sizeof(address);
-  const int fd = accept4(listener, reinterpret_cast<sockaddr*>(&address), &length, SOCK_NONBLOCK | SOCK_CLOEXEC);
+  const int fd =
+      accept4(listener, reinterpret_cast<sockaddr*>(&address), &length, SOCK_NONBLOCK | SOCK_CLOEXEC);
   if (fd < 0) return -errno;
   client = Endpoint::FromSockaddr(reinterpret_cast<const sockaddr&>(address));
   return fd;

@@ -3,13 +3,16 @@
 import json
 import os
 import pathlib
+import shutil
 import stat
 import subprocess
+import unittest
 
 import harness
 import product
 import state
 
+CLANG = next(filter(None, map(shutil.which, ("clang", "clang-19", "clang-16", "clang-14"))), None)
 BAD = sorted((harness.REPO / "tests/configs/bad").glob("*.yaml"))
 
 
@@ -184,17 +187,20 @@ class Lifecycle(product.TestCase):
             self.assertNotEqual(self.lab.gateway.run(*as_nobody, *command, check=False).returncode, 0, command)
         self.assert_proxied(harness.V4)
 
-    def foreign_filters(self):
-        """Somebody else's qdisc, with filters before and behind ours."""
+    def add_foreign_filters(self):
+        """Somebody else's programs before and behind ours, each dropping one port."""
         self.lab.gateway.run("tc", "qdisc", "add", "dev", "lan0", "clsact")
         for priority, port in ((1, 7001), (60000, 7002)):
-            for protocol in ("ip", "ipv6"):
-                self.lab.gateway.run("tc", "filter", "add", "dev", "lan0", "ingress", "protocol", protocol, "pref",
-                                     priority + (protocol == "ipv6"), "flower", "ip_proto", "tcp", "dst_port", port,
-                                     "action", "drop")
+            built = self.tpx.folder / f"foreign{port}.o"
+            harness.run([CLANG, "-O2", "-target", "bpf", f"-DPORT={port}",
+                         f"-I/usr/include/{os.uname().machine}-linux-gnu",
+                         "-c", harness.HERE / "foreign.bpf.c", "-o", built])
+            self.lab.gateway.run("tc", "filter", "add", "dev", "lan0", "ingress", "pref", priority,
+                                 "bpf", "direct-action", "obj", built, "sec", "tc")
 
+    @unittest.skipUnless(CLANG, "needs clang")
     def test_A7_foreign_tc_programs_are_left_alone(self):
-        self.foreign_filters()
+        self.add_foreign_filters()
         self.before = state.of(self.lab.gateway)
         for attach in ("tcx", "clsact"):
             with self.subTest(attach=attach):

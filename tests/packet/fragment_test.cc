@@ -59,7 +59,9 @@ TEST_P(Fragment, P03_FateIsOfOneDatagramOnly) {
   EXPECT_EQ(Lan(Later(2)), Leaves(TPX_R_FRAG_PASSED));
   Packet other = Packet().Ip(f().client, f().other_server).Fragment(64, false, 1).Protocol(kTcp).Payload(8);
   EXPECT_EQ(Lan(other), Leaves(TPX_R_FRAG_PASSED));
-  if (v4()) EXPECT_EQ(Lan(Later(1, 64, kUdp)), Leaves(TPX_R_FRAG_PASSED)) << "IPv4 numbers per protocol";
+  if (v4()) {
+    EXPECT_EQ(Lan(Later(1, 64, kUdp)), Leaves(TPX_R_FRAG_PASSED)) << "IPv4 numbers per protocol";
+  }
   EXPECT_EQ(Lan(Later(1)), Leaves(TPX_R_FRAG_STEERED));
 }
 

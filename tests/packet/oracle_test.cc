@@ -120,7 +120,8 @@ class Oracle : public PacketTest {
                             : action == TPX_ACTION_PROXY ? TPX_R_LK_STEERED
                                                          : TPX_R_LK_REFUSED;
       ASSERT_EQ(found.reason, expected) << "rule " << rule;
-      if (expected == TPX_R_LK_STEERED) ASSERT_EQ(found.listener % TPX_SOURCE_MODES, policy.rules[rule].source);
+      if (expected != TPX_R_LK_STEERED) continue;
+      ASSERT_EQ(found.listener % TPX_SOURCE_MODES, policy.rules[rule].source);
     }
   }
 };

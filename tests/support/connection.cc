@@ -16,6 +16,7 @@ UniqueFd BoundSocket(const Endpoint& at) {
   const int one = 1, zero = 0;
   TPX_PCHECK(setsockopt(fd.get(), SOL_SOCKET, SO_REUSEADDR, &one, sizeof(one)) == 0);
   TPX_PCHECK(setsockopt(fd.get(), IPPROTO_IPV6, IPV6_V6ONLY, &zero, sizeof(zero)) == 0);
+  TPX_PCHECK(setsockopt(fd.get(), IPPROTO_IPV6, IPV6_FREEBIND, &one, sizeof(one)) == 0);
   sockaddr_storage address{};
   socklen_t length = at.ToSockaddr6(address);
   TPX_PCHECK(bind(fd.get(), reinterpret_cast<sockaddr*>(&address), length) == 0) << at.ToString();

@@ -115,7 +115,7 @@ Packet& Packet::Udp(uint16_t sport, uint16_t dport) {
 }
 
 Packet& Packet::Icmp(uint8_t v4_type, uint8_t v6_type) {
-  protocol_ = is_v4() ? IPPROTO_ICMP : IPPROTO_ICMPV6;
+  protocol_ = static_cast<uint8_t>(is_v4() ? +IPPROTO_ICMP : +IPPROTO_ICMPV6);
   transport_.assign(8, 0);
   transport_[0] = is_v4() ? v4_type : v6_type;
   return *this;

@@ -7,7 +7,6 @@
 #include <linux/if_ether.h>
 #include <linux/if_packet.h>
 #include <linux/if_tun.h>
-#include <linux/virtio_net.h>
 #include <net/if.h>
 #include <poll.h>
 #include <sys/ioctl.h>
@@ -24,6 +23,13 @@ namespace tpx::test {
 namespace {
 
 constexpr const char* kSender = "tpxw0";
+// struct virtio_net_hdr; the header that has it is not C++.
+struct OffloadHeader {
+  uint8_t flags;
+  uint8_t gso_type;
+  uint16_t hdr_len, gso_size, csum_start, csum_offset;
+};
+constexpr uint8_t kNeedsChecksum = 1, kGsoTcpV4 = 1, kGsoTcpV6 = 4;
 constexpr int kTcxIngress = 46;  // BPF_TCX_INGRESS, Linux 6.6; older headers lack the name
 
 UniqueFd PacketSocket(const char* device) {
@@ -37,7 +43,7 @@ UniqueFd PacketSocket(const char* device) {
   return fd;
 }
 
-void SendBehind(int fd, const virtio_net_hdr& header, const Bytes& frame) {
+void SendBehind(int fd, const OffloadHeader& header, const Bytes& frame) {
   Bytes message(sizeof(header) + frame.size());
   std::memcpy(message.data(), &header, sizeof(header));
   std::memcpy(message.data() + sizeof(header), frame.data(), frame.size());
@@ -75,15 +81,15 @@ void Wire::Send(const Bytes& frame) {
 }
 
 void Wire::SendNonLinear(const Bytes& frame, uint16_t linear_bytes) {
-  virtio_net_hdr header{};
+  OffloadHeader header{};
   header.hdr_len = linear_bytes;
   SendBehind(offload_.get(), header, frame);
 }
 
 void Wire::SendSegments(const Bytes& frame, bool v4, uint16_t header_bytes, uint16_t segment_bytes) {
-  virtio_net_hdr header{};
-  header.flags = VIRTIO_NET_HDR_F_NEEDS_CSUM;
-  header.gso_type = v4 ? VIRTIO_NET_HDR_GSO_TCPV4 : VIRTIO_NET_HDR_GSO_TCPV6;
+  OffloadHeader header{};
+  header.flags = kNeedsChecksum;
+  header.gso_type = v4 ? kGsoTcpV4 : kGsoTcpV6;
   header.hdr_len = header_bytes;
   header.gso_size = segment_bytes;
   header.csum_start = static_cast<uint16_t>(header_bytes - 20);

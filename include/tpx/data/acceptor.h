@@ -26,8 +26,8 @@ class AcceptSink {
 // which the ring polls. A poll request holds a reference on its file, and after
 // a SIGKILL the kernel drops those of a ring some time after the process has
 // gone; a listener polled by the ring would stay in the sockmap for as long and
-// take connections that nobody answers. Out of the ring it is closed by the
-// exit itself.
+// take connections that nobody answers (Linux 6.18: after 20 of 20 kills, and
+// after none of 20 through epoll). Out of the ring it is closed by the exit itself.
 class Acceptor {
  public:
   static absl::StatusOr<std::unique_ptr<Acceptor>> Create(uint16_t port, const sys::Keepalive& keepalive,

@@ -24,8 +24,8 @@ class Admission {
   // `acceptor` and `slot` must outlive it.
   Admission(Acceptor& acceptor, SharedSlot& slot, uint32_t max_sessions);
 
-  void Start();         // SERVING
-  void BeginDraining(); // DRAINING from now on, full or not
+  void Start();                          // SERVING
+  void BeginDraining();                  // DRAINING from now on, full or not
   void OnWaiting() { waiting_ = true; }  // poll_fd became readable
 
   // Accepts what may be accepted, given the sessions that are open now.

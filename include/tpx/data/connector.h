@@ -24,7 +24,7 @@ class Connector {
   Connector(const WorkerOptions& options, uint16_t listen_port, SharedSlot& slot);
 
   struct Result {
-    UniqueFd server;     // connecting; empty: refused, and counted
+    UniqueFd server;        // connecting; empty: refused, and counted
     bool shortage = false;  // refused because the system is out of something
   };
   // `client` is an accepted socket, `source` says what the server shall see.

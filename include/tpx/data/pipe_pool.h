@@ -20,7 +20,7 @@ struct Pipe {
 // Only empty pipes come back; one with bytes in it is discarded.
 class PipePool {
  public:
-  static constexpr uint32_t kWantedBytes = 1 << 20;  // fs.pipe-max-size of an unprivileged process
+  static constexpr uint32_t kWantedBytes = 1 << 20;   // fs.pipe-max-size of an unprivileged process
   static constexpr uint32_t kUsefulBytes = 64 << 10;  // below, copying is as good
 
   explicit PipePool(uint32_t max_pipes);
@@ -35,8 +35,8 @@ class PipePool {
   uint32_t size() const { return size_; }  // in the pool and lent
 
  private:
-  std::vector<Pipe> pipes_;  // never grows: lent pointers stay valid
-  std::vector<Pipe*> empty_;   // slots without a pipe
+  std::vector<Pipe> pipes_;   // never grows: lent pointers stay valid
+  std::vector<Pipe*> empty_;  // slots without a pipe
   std::vector<Pipe*> idle_;
   uint32_t size_ = 0;
   uint64_t retry_ms_ = 0;

@@ -20,7 +20,7 @@ enum class PumpOutcome : uint8_t {
 struct PumpResult {
   PumpOutcome outcome = PumpOutcome::kTurnOver;
   uint64_t bytes = 0;
-  uint64_t spliced = 0;    // of these, through a pipe
+  uint64_t spliced = 0;     // of these, through a pipe
   bool pipe_short = false;  // a pipe was wanted and not to be had
 };
 

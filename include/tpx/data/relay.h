@@ -51,7 +51,7 @@ class Relay {
   // Resets every session.
   void ResetAll(tpx_worker_counter reason);
 
-  uint32_t open() const { return open_; }           // sessions that are relayed or connecting
+  uint32_t open() const { return open_; }             // sessions that are relayed or connecting
   uint32_t live() const { return sessions_.live(); }  // also those that wait for a last completion
 
  private:

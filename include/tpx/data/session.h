@@ -27,12 +27,12 @@ struct Side {
 
 // The way of the bytes that `side[d]` sends, for direction d.
 struct Direction {
-  Pipe* pipe = nullptr;   // borrowed while in bulk
-  uint32_t in_pipe = 0;   // bytes read but not yet sent
-  uint32_t burst = 0;     // bytes since the last pause, saturating
-  uint64_t last_ms = 0;   // of the last byte
-  bool ended = false;     // its FIN was passed on, after every byte
-  bool abandoned = false; // its reader or its writer is gone
+  Pipe* pipe = nullptr;    // borrowed while in bulk
+  uint32_t in_pipe = 0;    // bytes read but not yet sent
+  uint32_t burst = 0;      // bytes since the last pause, saturating
+  uint64_t last_ms = 0;    // of the last byte
+  bool ended = false;      // its FIN was passed on, after every byte
+  bool abandoned = false;  // its reader or its writer is gone
   bool done() const { return ended || abandoned; }
 };
 
@@ -56,7 +56,7 @@ struct Session : DeadlineHook {
   uint32_t index = 0;
   uint32_t generation = 0;
   Phase phase = Phase::kFree;
-  bool ready = false;  // on the ready list
+  bool ready = false;                              // on the ready list
   tpx_worker_counter reason = TPX_C_CLOSED_CLEAN;  // of the reset, while resetting
 };
 

@@ -15,7 +15,7 @@ struct WorkerOptions {
   uint16_t listen_port = 0;   // 0: any free one; all workers of a process share one port
   uint32_t max_sessions = 0;  // of this worker, at least 1
   uint32_t max_pipes = 64;
-  uint32_t own_mark = 0;      // SO_MARK of upstream sockets
+  uint32_t own_mark = 0;  // SO_MARK of upstream sockets
   uint32_t connect_ms = 0;
   uint32_t idle_ms = 0;
   uint32_t half_closed_ms = 0;

@@ -61,7 +61,8 @@ class Ring {
   uint32_t Reap(uint32_t max, Handler&& handler) {
     uint32_t n = 0;
     for (io_uring_cqe* cqe = nullptr; n < max && io_uring_peek_cqe(&ring_, &cqe) == 0; ++n) {
-      const Completion c{.token = cqe->user_data, .result = cqe->res, .more = (cqe->flags & IORING_CQE_F_MORE) != 0};
+      const Completion c{
+          .token = cqe->user_data, .result = cqe->res, .more = (cqe->flags & IORING_CQE_F_MORE) != 0};
       io_uring_cqe_seen(&ring_, cqe);
       handler(c);
     }

@@ -17,7 +17,8 @@ struct Token {
   static constexpr uint32_t kGenerationMask = (1U << 24) - 1;
 
   constexpr uint64_t Pack() const {
-    return static_cast<uint64_t>(index) << 32 | static_cast<uint64_t>(generation & kGenerationMask) << 8 | kind;
+    return static_cast<uint64_t>(index) << 32 | static_cast<uint64_t>(generation & kGenerationMask) << 8 |
+           kind;
   }
   static constexpr Token Unpack(uint64_t packed) {
     return {.index = static_cast<uint32_t>(packed >> 32),

@@ -68,10 +68,14 @@ TEST_F(JournalTest, EntryIsOnDiskBeforeTheCheckpointIsAsked) {
   EXPECT_EQ(journal->doing(), "testing");
 }
 
-TEST_F(JournalTest, ForgetsOneDevice) {
+TEST_F(JournalTest, ForgetsWhatIsDoneAndRepeated) {
   auto journal = Journal::Open(paths_, nullptr);
   for (const JournalEntry& entry : kEntries) ASSERT_TRUE(journal->Record(entry, "").ok());
-  ASSERT_TRUE(journal->Forget(paths_, {.name = "eth0.100", .ifindex = 7}).ok());
+  ASSERT_TRUE(journal->Record(kEntries[0], "").ok());
+  const auto done = [](const JournalEntry& entry) {
+    return entry == kEntries[2] || entry == kEntries[3] || entry == kEntries[4];
+  };
+  ASSERT_TRUE(journal->Forget(paths_, done).ok());
   ASSERT_TRUE(journal->Record(QdiscEntry{8}, "").ok());
   EXPECT_EQ(*ReadJournal(paths_),
             (std::vector<JournalEntry>{kEntries[0], kEntries[1], kEntries[5], QdiscEntry{8}}));

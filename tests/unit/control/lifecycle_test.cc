@@ -23,6 +23,8 @@ namespace {
 using ::testing::HasSubstr;
 using ::testing::IsEmpty;
 
+constexpr char kForeignFilter[] = "bpf bytecode '1,6 0 0 0' classid 1:1";
+
 class Lifecycle : public ControlLab, public ::testing::WithParamInterface<policy::AttachMode> {};
 INSTANTIATE_TEST_SUITE_P(Modes, Lifecycle, ::testing::Values(policy::AttachMode::kTcx, policy::AttachMode::kClsact),
                          [](const auto& mode) { return mode.param == policy::AttachMode::kTcx ? "tcx" : "clsact"; });
@@ -57,10 +59,11 @@ TEST_P(Lifecycle, DetachLeavesTheMachineAsItWas) {
 
 TEST_P(Lifecycle, FiltersAndQdiscsOfOthersStay) {
   Sh("tc qdisc add dev lan0 clsact");
-  Sh("tc filter add dev lan0 ingress prio 1 protocol all matchall");
+  Sh(StrCat("tc filter add dev lan0 ingress prio 1 protocol all ", kForeignFilter));
+  Sh(StrCat("tc filter add dev lan0 ingress prio 2 protocol all ", kForeignFilter));
   const std::string before = Dump();
   ASSERT_TRUE(Load(paths_, TestConfig(GetParam()), "").ok());
-  EXPECT_THAT(Output("tc filter show dev lan0 ingress"), HasSubstr("matchall"));
+  EXPECT_THAT(Output("tc filter show dev lan0 ingress"), HasSubstr("bytecode"));
   const auto snapshot = Snapshot(paths_);
   ASSERT_TRUE(snapshot.ok());
   EXPECT_THAT(snapshot->problems, IsEmpty());
@@ -70,11 +73,11 @@ TEST_P(Lifecycle, FiltersAndQdiscsOfOthersStay) {
 
 TEST_F(LoadTest, QdiscThatOthersUseByNowStays) {
   ASSERT_TRUE(Load(paths_, TestConfig(policy::AttachMode::kClsact), "").ok());
-  Sh("tc filter add dev lan0 egress prio 7 protocol all matchall");
+  Sh(StrCat("tc filter add dev lan0 egress prio 7 protocol all ", kForeignFilter));
   const auto detached = Detach(paths_);
   ASSERT_TRUE(detached.ok());
   EXPECT_TRUE(AnyLineHas(detached->lines, "left the clsact qdisc of lan0"));
-  EXPECT_THAT(Output("tc filter show dev lan0 egress"), HasSubstr("matchall"));
+  EXPECT_THAT(Output("tc filter show dev lan0 egress"), HasSubstr("bytecode"));
   EXPECT_EQ(Output("tc filter show dev lan0 ingress"), "");
   EXPECT_THAT(Output("tc qdisc show dev lan1"), ::testing::Not(HasSubstr("clsact")));
 }
@@ -229,7 +232,7 @@ TEST_F(LoadTest, PinsAreClosedToOthers) {
 }
 
 TEST_F(LoadTest, RootThatOthersMayWriteIsRefusedAndAStickyOneNoted) {
-  Sh(StrCat("mount -t bpf bpf ", dir_, "/bpf -o mode=0777"));
+  Sh(StrCat("mount -t bpf bpf ", dir_, "/bpf; chmod 0777 ", dir_, "/bpf"));
   const auto refused = Load(paths_, TestConfig(), "");
   EXPECT_EQ(refused.status().code(), absl::StatusCode::kPermissionDenied);
   Sh(StrCat("chmod 1777 ", dir_, "/bpf"));

@@ -58,7 +58,8 @@ const char kEnd[] = R"(
   ip route add default via GW4; ip -6 route add default via GW6
 )";
 
-std::string Replace(std::string text, std::initializer_list<std::pair<const char*, std::string>> replacements) {
+std::string Replace(std::string text,
+                    std::initializer_list<std::pair<const char*, std::string>> replacements) {
   for (const auto& [from, to] : replacements) {
     for (size_t at = text.find(from); at != text.npos; at = text.find(from, at + to.size())) {
       text.replace(at, strlen(from), to);
@@ -110,8 +111,12 @@ bool GatewayLab::Permitted() {
 
 GatewayLab::GatewayLab() {
   gateway.Sh(Replace(kLinks, {{"CLIENT", client.path()}, {"SERVER", server.path()}}));
-  client.Sh(Replace(kEnd, {{"GW4", "192.0.2.1"}, {"GW6", "2001:db8:1::1"}, {"V4", "192.0.2.10"}, {"V6", "2001:db8:1::10"}}));
-  server.Sh(Replace(kEnd, {{"GW4", "198.51.100.1"}, {"GW6", "2001:db8:2::1"}, {"V4", "198.51.100.7"}, {"V6", "2001:db8:2::7"}}));
+  client.Sh(Replace(
+      kEnd,
+      {{"GW4", "192.0.2.1"}, {"GW6", "2001:db8:1::1"}, {"V4", "192.0.2.10"}, {"V6", "2001:db8:1::10"}}));
+  server.Sh(Replace(
+      kEnd,
+      {{"GW4", "198.51.100.1"}, {"GW6", "2001:db8:2::1"}, {"V4", "198.51.100.7"}, {"V6", "2001:db8:2::7"}}));
   server.Sh("ip addr add 198.51.100.8/24 dev end; ip addr add 2001:db8:2::8/64 dev end nodad");
 }
 
@@ -205,7 +210,8 @@ void ResetOnClose(int fd) {
 
 size_t Scaled(size_t bytes) {
   double scale = 1;
-  if (const char* text = getenv("TPX_TEST_SCALE"); text == nullptr || !absl::SimpleAtod(text, &scale)) scale = 1;
+  if (const char* text = getenv("TPX_TEST_SCALE"); text == nullptr || !absl::SimpleAtod(text, &scale))
+    scale = 1;
   return static_cast<size_t>(static_cast<double>(bytes) * std::min(scale, 1.0));
 }
 
@@ -253,7 +259,12 @@ void WorkerTest::StartWorker() {
   ASSERT_NE(worker_, nullptr);
   Select(TPX_SOURCE_MASQUERADE);
   listener_ = ListenAt(lab_->server, Server());
-  thread_ = std::thread([this] { lab_->gateway.Do([this] { worker_->Run(); finished_ = true; }); });
+  thread_ = std::thread([this] {
+    lab_->gateway.Do([this] {
+      worker_->Run();
+      finished_ = true;
+    });
+  });
   ASSERT_TRUE(Eventually([this] { return State() == TPX_WORKER_SERVING; }));
 }
 
@@ -266,7 +277,8 @@ void WorkerTest::StopWorker() {
 void WorkerTest::TearDown() {
   StopWorker();
   uint64_t ended = 0;
-  for (int c = TPX_C_CONNECT_REFUSED; c <= TPX_C_CLOSED_DRAIN; ++c) ended += Count(static_cast<tpx_worker_counter>(c));
+  for (int c = TPX_C_CONNECT_REFUSED; c <= TPX_C_CLOSED_DRAIN; ++c)
+    ended += Count(static_cast<tpx_worker_counter>(c));
   EXPECT_EQ(Count(TPX_C_SESSIONS), 0u);
   EXPECT_EQ(Count(TPX_C_STALE_COMPLETIONS), 0u);
   EXPECT_GE(ended, Count(TPX_C_SESSIONS_TOTAL)) << "each session ends for one reason";
@@ -275,8 +287,9 @@ void WorkerTest::TearDown() {
 void WorkerTest::Select(tpx_source_mode source) {
   sock_filter code[] = {BPF_STMT(BPF_RET | BPF_K, static_cast<uint32_t>(source))};
   const sock_fprog program{.len = 1, .filter = code};
-  ASSERT_EQ(setsockopt(worker_->listener_fd(TPX_SOURCE_MASQUERADE), SOL_SOCKET, SO_ATTACH_REUSEPORT_CBPF, &program,
-                       sizeof(program)), 0);
+  ASSERT_EQ(setsockopt(worker_->listener_fd(TPX_SOURCE_MASQUERADE), SOL_SOCKET, SO_ATTACH_REUSEPORT_CBPF,
+                       &program, sizeof(program)),
+            0);
 }
 
 uint64_t WorkerTest::Count(tpx_worker_counter counter) {

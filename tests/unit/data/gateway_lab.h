@@ -44,7 +44,7 @@ class GatewayLab {
 struct Family {
   const char* name;
   const char* client;
-  const char* gateway;      // its address on the server's side
+  const char* gateway;  // its address on the server's side
   const char* server;
   const char* no_service;   // refuses
   const char* black_hole;   // swallows
@@ -64,7 +64,7 @@ bool SendPattern(int fd, size_t length, size_t offset = 0);
 bool ReadPattern(int fd, size_t length, size_t offset = 0);
 // Reads until something else than bytes: 0 at FIN, or -errno. Adds to *total.
 int ReadToEnd(int fd, size_t* total);
-void ResetOnClose(int fd);  // and then closing sends RST
+void ResetOnClose(int fd);    // and then closing sends RST
 size_t Scaled(size_t bytes);  // by TPX_TEST_SCALE
 
 class WorkerTest : public testing::TestWithParam<Family> {

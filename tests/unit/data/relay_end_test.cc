@@ -33,7 +33,8 @@ class RelayEnd : public WorkerTest {
   void BothWays(Script script) {
     for (bool server_acts : {false, true}) {
       for (size_t size : {size_t{0}, size_t{1}, kCopied, kSpliced}) {
-        SCOPED_TRACE(testing::Message() << (server_acts ? "server" : "client") << " acts, " << size << " bytes");
+        SCOPED_TRACE(testing::Message()
+                     << (server_acts ? "server" : "client") << " acts, " << size << " bytes");
         Pair pair = Open();
         script(server_acts ? pair.server : pair.client, server_acts ? pair.client : pair.server, size);
       }
@@ -70,7 +71,10 @@ TEST_P(RelayEnd, PassesAHalfCloseOnAndGoesOnTheOtherWay) {
 
 TEST_P(RelayEnd, PassesSimultaneousFinsOn) {
   BothWays([&](UniqueFd& near, UniqueFd& far, size_t size) {
-    std::thread other([&] { EXPECT_TRUE(SendPattern(far.get(), size)); shutdown(far.get(), SHUT_WR); });
+    std::thread other([&] {
+      EXPECT_TRUE(SendPattern(far.get(), size));
+      shutdown(far.get(), SHUT_WR);
+    });
     ASSERT_TRUE(SendPattern(near.get(), size));
     shutdown(near.get(), SHUT_WR);
     EXPECT_EQ(ReadEnd(far, size), 0);

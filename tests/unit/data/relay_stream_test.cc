@@ -44,8 +44,14 @@ TEST_P(RelayStream, LetsTheServerSpeakFirst) {
 TEST_P(RelayStream, CarriesBulkBothWaysAtOnce) {
   const size_t size = Scaled(64 << 20);
   Pair pair = Open();
-  std::thread up([&] { EXPECT_TRUE(SendPattern(pair.client.get(), size)); shutdown(pair.client.get(), SHUT_WR); });
-  std::thread down([&] { EXPECT_TRUE(SendPattern(pair.server.get(), size)); shutdown(pair.server.get(), SHUT_WR); });
+  std::thread up([&] {
+    EXPECT_TRUE(SendPattern(pair.client.get(), size));
+    shutdown(pair.client.get(), SHUT_WR);
+  });
+  std::thread down([&] {
+    EXPECT_TRUE(SendPattern(pair.server.get(), size));
+    shutdown(pair.server.get(), SHUT_WR);
+  });
   size_t down_bytes = 0;
   std::thread down_reader([&] { EXPECT_EQ(ReadToEnd(pair.client.get(), &down_bytes), 0); });
   size_t up_bytes = 0;
@@ -88,7 +94,10 @@ TEST_P(RelayStream, StopsTheSenderOfASlowReader) {
   constexpr size_t kSize = 48 << 20;
   Pair pair = Open();
   const size_t before = ResidentBytes();
-  std::thread sender([&] { EXPECT_TRUE(SendPattern(pair.server.get(), kSize)); shutdown(pair.server.get(), SHUT_WR); });
+  std::thread sender([&] {
+    EXPECT_TRUE(SendPattern(pair.server.get(), kSize));
+    shutdown(pair.server.get(), SHUT_WR);
+  });
   uint64_t seen = UINT64_MAX;
   ASSERT_TRUE(Eventually([&] {  // nothing has moved for a while
     const uint64_t now = Count(TPX_C_BYTES_DOWN);

@@ -7,9 +7,10 @@ namespace tpx::io {
 namespace {
 
 TEST(Token, ComesOutAsItWentIn) {
-  for (const Token& t : {Token{}, Token{.index = UINT32_MAX, .generation = Token::kGenerationMask, .kind = 255},
-                         Token{.index = 1}, Token{.generation = 1}, Token{.kind = 1},
-                         Token{.index = 0x12345678, .generation = 0x9abcde, .kind = 0xf0}}) {
+  for (const Token& t :
+       {Token{}, Token{.index = UINT32_MAX, .generation = Token::kGenerationMask, .kind = 255},
+        Token{.index = 1}, Token{.generation = 1}, Token{.kind = 1},
+        Token{.index = 0x12345678, .generation = 0x9abcde, .kind = 0xf0}}) {
     EXPECT_EQ(Token::Unpack(t.Pack()), t);
   }
 }
