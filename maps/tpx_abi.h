@@ -140,6 +140,10 @@ enum tpx_effect {
 
 /* ---- policy: one generation -------------------------------------------- */
 
+/* In a flow: the protocol is out of reach. The number is reserved, so that only
+ * rules for every protocol match it. */
+#define TPX_PROTO_UNKNOWN 255
+
 enum tpx_dimension {
   TPX_DIM_SRC = 0,
   TPX_DIM_DST = 1,

@@ -19,9 +19,6 @@
 
 #include "tpx_maps.bpf.h"
 
-/* For tpx_may_be_denied: 255 is reserved, so only rules for every protocol match it. */
-#define TPX_PROTO_UNKNOWN 255
-
 static __always_inline struct tpx_control *control_block(void) {
   __u32 zero = 0;
 

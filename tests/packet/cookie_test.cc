@@ -52,11 +52,11 @@ TEST_P(Cookie, AnAckWithAValidCookieIsSteered) {
 }
 
 TEST_P(Cookie, AnyListenerJudgesTheCookieOfAnother) {
-  runner().StartWorkers(8);
+  runner().StartWorkers(4);
   Wire wire;
   auto cookie = CookieOf(wire, 5);
   ASSERT_TRUE(cookie.has_value());
-  for (uint32_t worker = 0; worker < 8; ++worker) {
+  for (uint32_t worker = 0; worker < 4; ++worker) {
     EXPECT_EQ(Lan(FromHost(runner().listen_port()).Sequence(6, *cookie + 1).Ack()), Leaves(TPX_R_COOKIE)) << worker;
     runner().CloseListeners(worker);
   }

@@ -7,12 +7,7 @@ namespace {
 
 constexpr uint8_t kHopByHop = 0, kAuth = 51, kEsp = 50, kDestination = 60;
 
-class Header : public FamilyTest {
- protected:
-  void SkipUnless(bool applies) {
-    if (!applies) GTEST_SKIP() << "the other family has no such header";
-  }
-};
+class Header : public FamilyTest {};
 TPX_BOTH_FAMILIES(Header);
 
 TEST_P(Header, P01_WrongVersionIsLeftToTheStack) {
@@ -33,7 +28,7 @@ TEST_P(Header, P01_LengthThatEndsInsideTheTransportHeaderIsLeftToTheStack) {
 }
 
 TEST_P(Header, P01_Ipv4LengthFieldsThatContradictAreLeftToTheStack) {
-  SkipUnless(v4());
+  if (!v4()) GTEST_SKIP() << "the other family has no such header";
   for (uint8_t words : {0, 1, 4}) {
     EXPECT_EQ(Lan(SynTo(kDropped).HeaderWords(words)), Leaves(TPX_R_MALFORMED)) << unsigned{words};
   }
@@ -66,7 +61,7 @@ TEST_P(Header, EthernetPaddingIsNoPartOfTheHeaders) {
 }
 
 TEST_P(Header, P02_Ipv4OptionsAreParsedAtTheirLength) {
-  SkipUnless(v4());
+  if (!v4()) GTEST_SKIP() << "the other family has no such header";
   const Bytes record_route = {7, 7, 4, 0, 0, 0, 0};
   EXPECT_EQ(Lan(SynTo(kProxied).Option(record_route)), Leaves(TPX_R_RULE_PROXY));
   EXPECT_EQ(Lan(SynTo(kDropped).Option(record_route)), Leaves(TPX_R_RULE_DROP));
@@ -75,7 +70,7 @@ TEST_P(Header, P02_Ipv4OptionsAreParsedAtTheirLength) {
 }
 
 TEST_P(Header, P02_SourceRoutesAreDropped) {
-  SkipUnless(v4());
+  if (!v4()) GTEST_SKIP() << "the other family has no such header";
   for (uint8_t route : {uint8_t{0x83}, uint8_t{0x89}}) {
     const Bytes option = {route, 7, 4, 203, 0, 113, 1};
     EXPECT_EQ(Lan(SynTo(kBypassed).Option(option)), Leaves(TPX_R_SOURCE_ROUTED));
@@ -87,7 +82,7 @@ TEST_P(Header, P02_SourceRoutesAreDropped) {
 }
 
 TEST_P(Header, P02_BrokenOptionsAreLeftToTheStack) {
-  SkipUnless(v4());
+  if (!v4()) GTEST_SKIP() << "the other family has no such header";
   EXPECT_EQ(Lan(SynTo(kDropped).Option({7, 0, 0, 0})), Leaves(TPX_R_MALFORMED));
   EXPECT_EQ(Lan(SynTo(kDropped).Option({7, 1, 0, 0})), Leaves(TPX_R_MALFORMED));
   EXPECT_EQ(Lan(SynTo(kDropped).Option({7, 5, 0, 0})), Leaves(TPX_R_MALFORMED));
@@ -95,7 +90,7 @@ TEST_P(Header, P02_BrokenOptionsAreLeftToTheStack) {
 }
 
 TEST_P(Header, P04_ExtensionHeadersAreWalked) {
-  SkipUnless(!v4());
+  if (v4()) GTEST_SKIP() << "the other family has no such header";
   for (uint8_t type : {kHopByHop, kDestination, kAuth}) {
     for (size_t length : {8, 16, 64}) {
       Packet dropped = SynTo(kDropped).Extension(type, length);
@@ -108,7 +103,7 @@ TEST_P(Header, P04_ExtensionHeadersAreWalked) {
 }
 
 TEST_P(Header, P04_SevenExtensionHeadersAreWalkedAndEightAreOutOfBounds) {
-  SkipUnless(!v4());
+  if (v4()) GTEST_SKIP() << "the other family has no such header";
   Packet within = SynTo(kProxied), beyond = SynTo(kProxied);
   for (int i = 0; i < 7; ++i) within.Extension(kDestination);
   for (int i = 0; i < 8; ++i) beyond.Extension(kDestination);
@@ -119,7 +114,7 @@ TEST_P(Header, P04_SevenExtensionHeadersAreWalkedAndEightAreOutOfBounds) {
 }
 
 TEST_P(Header, P04_EndlessChainDoesNotEvadeARuleForOneProtocol) {
-  SkipUnless(!v4());
+  if (v4()) GTEST_SKIP() << "the other family has no such header";
   for (uint8_t protocol : {6, 17}) {
     runner().Publish(PolicyOf({RuleFor({kDropped}, TPX_ACTION_DROP, TPX_FAIL_OPEN, {protocol})}));
     Packet chain = protocol == 6 ? SynTo(kDropped) : FromClient().Udp(1, kDropped);
@@ -134,7 +129,7 @@ TEST_P(Header, P04_EndlessChainDoesNotEvadeARuleForOneProtocol) {
 }
 
 TEST_P(Header, P04_TruncatedChainIsLeftToTheStack) {
-  SkipUnless(!v4());
+  if (v4()) GTEST_SKIP() << "the other family has no such header";
   Packet chain = SynTo(kDropped).Extension(kHopByHop).Extension(kDestination, 2048);
   for (size_t length : {54u + 1, 54u + 7, 54u + 8, 54u + 8 + 7, 54u + 8 + 9, 54u + 8 + 2047}) {
     EXPECT_EQ(Lan(Packet(chain).TotalLength(static_cast<uint16_t>(length - 54)).Cut(length)),
@@ -144,7 +139,7 @@ TEST_P(Header, P04_TruncatedChainIsLeftToTheStack) {
 }
 
 TEST_P(Header, P04_RoutingHeaders) {
-  SkipUnless(!v4());
+  if (v4()) GTEST_SKIP() << "the other family has no such header";
   EXPECT_EQ(Lan(SynTo(kBypassed).Routing(0, 0)), Leaves(TPX_R_SOURCE_ROUTED));
   EXPECT_EQ(Lan(SynTo(kBypassed).Routing(0, 1)), Leaves(TPX_R_SOURCE_ROUTED));
   for (uint8_t type : {2, 3, 4}) {
@@ -192,7 +187,7 @@ TEST_P(Header, SizeDoesNotMatter) {
 }
 
 TEST_P(Header, Ipv4AddressesInsideAnIpv6PacketAreMartians) {
-  SkipUnless(v4());
+  if (!v4()) GTEST_SKIP() << "the other family has no such header";
   EXPECT_EQ(Lan(SynTo(kBypassed).AsV6()), Leaves(TPX_R_MARTIAN));
   const Family& v6 = kFamilies[1];
   Packet mapped_src = Packet().Ip(Address(f().client), Address(v6.server)).AsV6().Tcp(kClientPort, kBypassed).Ack();
