@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
 /*
  * sk_lookup: runs when a packet is delivered locally and no established socket
- * owns it. Gives steered flows to their worker's listener; makes the stack
- * answer RST (or ICMP port unreachable) where the verdict asks for it; leaves
- * everything that is addressed to the gateway itself alone.
+ * owns it. Gives steered flows to their worker's listener; keeps what must not
+ * be delivered from the gateway's own wildcard listeners; leaves everything
+ * that is addressed to the gateway itself alone.
  */
 #include <linux/bpf.h>
 #include <bpf/bpf_helpers.h>
@@ -44,7 +44,6 @@ static __always_inline int assign(struct bpf_sk_lookup *ctx, const struct tpx_fl
   __u32 index;
   long err;
 
-  if (v->reason == TPX_R_DOWN_RESET || v->reason == TPX_R_BUSY_RESET) return TPX_R_LK_REFUSED;
   if (!v->reason && tpx_pick_worker(flow, v) != WORKER_FOUND) return TPX_R_LK_NO_WORKER;
   index = TPX_LISTENER(v->worker, v->source & 1);
   sk = bpf_map_lookup_elem(&tpx_listeners, &index);

@@ -2,7 +2,7 @@
 /*
  * tc ingress: decide for each packet from a LAN or WAN device whether the stack
  * forwards it, delivers it locally (steered: only the mark is set, no byte
- * changes), or drops it. Passing returns TC_ACT_UNSPEC, so other programs and
+ * changes), refuses it with a RST, or drops it. Passing returns TC_ACT_UNSPEC, so other programs and
  * filters on the device still run.
  */
 #include <linux/bpf.h>
@@ -14,6 +14,7 @@
 #include "lib/count.h"
 #include "lib/parse.h"
 #include "lib/policy.h"
+#include "lib/reset.h"
 #include "lib/sockets.h"
 #include "lib/workers.h"
 
@@ -50,13 +51,8 @@ static __always_inline int reason_of_verdict(const struct tpx_flow *flow, struct
 
   if (v->action == TPX_ACTION_BYPASS) return TPX_R_RULE_BYPASS;
   if (v->action == TPX_ACTION_DROP) return TPX_R_RULE_DROP;
-  if (v->action == TPX_ACTION_REJECT) {
-    /* Delivered locally, a packet without a socket is answered by the stack; a ping would
-     * be answered too, in the destination's name. */
-    int has_sockets = flow->proto == IPPROTO_TCP || flow->proto == IPPROTO_UDP;
-
-    return has_sockets ? TPX_R_RULE_REJECT : TPX_R_RULE_DROP;
-  }
+  if (v->action == TPX_ACTION_REJECT)
+    return flow->proto == IPPROTO_TCP ? TPX_R_RULE_REJECT : TPX_R_RULE_DROP;
   availability = tpx_pick_worker(flow, v);
   return availability == WORKER_FOUND ? TPX_R_RULE_PROXY : unavailable(v, availability);
 }
@@ -151,7 +147,7 @@ static __noinline int judge_later_fragment(struct packet *p, int from_lan) {
   /* One that rewrites the header makes the judgement on the first one worthless. */
   if (frag && !p->rewrites_tcp && bpf_ktime_get_ns() - frag->seen_ns < FRAGMENT_LIFE_NS) {
     if (frag->effect == TPX_EFFECT_STEER) return TPX_R_FRAG_STEERED;
-    return frag->effect == TPX_EFFECT_DROP ? TPX_R_FRAG_DROPPED : TPX_R_FRAG_PASSED;
+    return frag->effect == TPX_EFFECT_PASS ? TPX_R_FRAG_PASSED : TPX_R_FRAG_DROPPED;
   }
   return from_lan && tpx_may_be_denied(&p->flow) ? TPX_R_FRAG_DROPPED : TPX_R_FRAG_PASSED;
 }
@@ -212,6 +208,8 @@ static __always_inline int ingress(struct __sk_buff *skb, int from_lan) {
   switch (effect_of(reason)) {
     case TPX_EFFECT_DROP:
       return TC_ACT_SHOT;
+    case TPX_EFFECT_ANSWER:
+      return answer_with_reset(skb, &p);
     case TPX_EFFECT_STEER:
       skb->mark = (skb->mark & ~tpx_mark_mask) | tpx_steer_mark;
       return TC_ACT_UNSPEC;

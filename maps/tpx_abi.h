@@ -45,7 +45,7 @@ enum tpx_action {
   TPX_ACTION_BYPASS = 0, /* leave the packet to the kernel */
   TPX_ACTION_PROXY = 1,  /* deliver to a worker's listener */
   TPX_ACTION_DROP = 2,   /* discard silently */
-  TPX_ACTION_REJECT = 3, /* answer RST or ICMP port unreachable */
+  TPX_ACTION_REJECT = 3, /* TCP: answer RST; else discard */
 };
 
 /* What happens to a new flow of a proxy rule while no worker can take it. */
@@ -136,6 +136,7 @@ enum tpx_effect {
   TPX_EFFECT_PASS = 0,
   TPX_EFFECT_STEER = 1,
   TPX_EFFECT_DROP = 2,
+  TPX_EFFECT_ANSWER = 3, /* turned into a RST and sent back */
 };
 
 /* ---- policy: one generation -------------------------------------------- */

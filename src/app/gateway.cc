@@ -108,7 +108,7 @@ data::WorkerOptions Gateway::OptionsFor(uint32_t id, const DescriptorBudget& bud
           .keepalive_interval_s = t.keepalive_interval_s,
           .keepalive_count = t.keepalive_count,
           .shared = attached_.worker(id),
-          .conntrack_active = nullptr};
+          .conntrack_count_fd = conntrack_count_.get()};
 }
 
 absl::Status Gateway::Start() {

@@ -92,7 +92,11 @@ int Dispatch(int argc, char** argv, Env& env) {
     env.err << "tpx-bpf: --wan needs --lan\n";
     return kUsage;
   }
-  return chosen->run(options, env);
+  int status = chosen->run(options, env);
+  env.out.flush();
+  if (env.out.good()) return status;
+  env.err << "tpx-bpf: the answer could not be written to standard output\n";
+  return kFailed;
 }
 
 }  // namespace tpx::cli

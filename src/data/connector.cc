@@ -1,11 +1,23 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "tpx/data/connector.h"
 
+#include <unistd.h>
+
 #include <cerrno>
 
 #include "tpx/data/forbidden.h"
 
 namespace tpx::data {
+namespace {
+
+// Whether connections of this namespace are tracked. The client's own is in the
+// count by now, so one read is exact, also right after tracking began.
+bool IsTracked(int count_fd) {
+  char digit = '0';
+  return count_fd >= 0 && pread(count_fd, &digit, 1, 0) == 1 && digit != '0';
+}
+
+}  // namespace
 
 tpx_worker_counter ConnectFailureCounter(int error) {
   switch (error) {
@@ -36,7 +48,7 @@ Connector::Connector(const WorkerOptions& options, uint16_t listen_port, SharedS
                               .interval_s = options.keepalive_interval_s,
                               .count = options.keepalive_count}},
       listen_port_(listen_port),
-      conntrack_active_(options.conntrack_active),
+      conntrack_count_fd_(options.conntrack_count_fd),
       slot_(slot) {}
 
 Connector::Result Connector::Dial(int client, const Endpoint& client_address, tpx_source_mode source) {
@@ -91,8 +103,7 @@ int Connector::DialFrom(const Endpoint* source, const Endpoint& destination, int
 }
 
 int Connector::DialPreserving(Endpoint source, const Endpoint& destination, int hops, UniqueFd& out) {
-  const bool keep_port = conntrack_active_ == nullptr || !conntrack_active_->load(std::memory_order_relaxed);
-  if (keep_port) {
+  if (!IsTracked(conntrack_count_fd_)) {
     const int r = DialFrom(&source, destination, hops, out);
     if (r != -EADDRINUSE && r != -EADDRNOTAVAIL) return r;
   }

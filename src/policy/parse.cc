@@ -85,11 +85,4 @@ ParseResult ParseConfig(std::string_view text, std::string_view file, const File
   return result;
 }
 
-Config DefaultConfig(std::vector<std::string> lan, std::vector<std::string> wan) {
-  Config config;
-  config.interfaces = {std::move(lan), std::move(wan)};
-  AppendDefault(config.policy.rules, TPX_ACTION_PROXY, RuleDefaults());
-  return config;
-}
-
 }  // namespace tpx::policy

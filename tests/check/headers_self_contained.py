@@ -11,9 +11,9 @@ ROOT = pathlib.Path(__file__).resolve().parents[2]
 
 
 def compile_alone(header):
-    command = ["g++", "-std=c++20", "-fsyntax-only", "-Wall", "-Werror", "-Wno-pragma-once-outside-header",
-               f"-I{ROOT}/include", f"-I{ROOT}/maps", "-x", "c++", str(header)]
-    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    command = ["g++", "-std=c++20", "-fsyntax-only", "-Wall", "-Werror", f"-I{ROOT}/include", f"-I{ROOT}/maps",
+               "-x", "c++", "-"]
+    result = subprocess.run(command, input=f'#include "{header}"\n', capture_output=True, text=True, check=False)
     return header, result.returncode, result.stderr
 
 

@@ -80,7 +80,7 @@ class Cli(product.TestCase):
             with self.subTest(path.name):
                 done = self.call("check", path)
                 self.assertEqual(done.returncode, 1)
-                self.assertIn(path.name, done.stderr)
+                self.assertRegex(done.stderr, r"^\S+:\d+:\d+: ")
                 done = self.call("check", path, "--json")
                 self.assertEqual(done.returncode, 1)
                 document = json.loads(done.stdout)

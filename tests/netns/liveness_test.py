@@ -91,7 +91,7 @@ class Liveness(product.TestCase):
             self.tpx.crash()
             for family in harness.FAMILIES:
                 self.assert_direct(family)
-            self.assertFalse(self.tpx.status()["proxy"]["running"])
+            harness.wait_until(lambda: not self.tpx.status()["proxy"]["running"], "status tells it")
             self.tpx.start()
             for family in harness.FAMILIES:
                 self.assert_proxied(family)

@@ -45,7 +45,8 @@ class Many(product.TestCase):
     def warm_up(self, **options):
         self.tpx.start(product.config(**options))
         for family in harness.FAMILIES:
-            self.assert_proxied(family)
+            self.lab.who(family)
+        self.assertEqual(self.tpx.totals()["sessions_total"], 2)
         harness.wait_until(lambda: self.tpx.sessions() == 0, "the first sessions end")
         return self.descriptors()
 

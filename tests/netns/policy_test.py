@@ -15,7 +15,7 @@ class Policy(product.TestCase):
         self.server = self.lab.serve()
         for port in (8081, 8082):
             self.lab.serve(port)
-        self.lab.client.ip(*(f"addr add {a}/{f.bits} dev c0" + (" nodad" if ":" in a else "")
+        self.lab.client.ip(*(f"addr add {a}/{f.bits} dev c0 preferred_lft 0" + (" nodad" if ":" in a else "")
                              for f in harness.FAMILIES for a in [OTHER_CLIENT[f.name]]))
 
     def fate(self, family, port=8080, source=None, source_port=0):

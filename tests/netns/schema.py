@@ -29,6 +29,8 @@ def _object(value, schema, root, where):
             fitting = [schema.get("additionalProperties", True)]
         for one in fitting:
             errors += errors_of(member, one, root, f"{where}.{name}")
+    if not schema.get("minProperties", 0) <= len(value):
+        errors.append(f"{where}: {len(value)} members")
     return errors
 
 
@@ -56,9 +58,9 @@ def _scalar(value, schema, where):
     return errors
 
 
-_KNOWN = _NOTES | {"type", "enum", "const", "minimum", "maximum", "pattern", "minLength", "properties", "required",
-                   "additionalProperties", "patternProperties", "items", "minItems", "maxItems", "$ref", "anyOf",
-                   "oneOf"}
+_KNOWN = _NOTES | {"type", "enum", "const", "minimum", "maximum", "pattern", "minLength", "minProperties",
+                   "properties", "required", "additionalProperties", "patternProperties", "items", "minItems",
+                   "maxItems", "$ref", "anyOf", "oneOf"}
 
 
 def errors_of(value, schema, root=None, where="$"):

@@ -79,7 +79,7 @@ class Namespace:
         run(["ip", "-n", self.name, "-batch", "-"], input="\n".join(commands) + "\n", check=check)
 
     def nft(self, rules):
-        self.run("nft", "-f", "-", input=rules)
+        self.run("nft", "-f", "-", input=rules.replace("}", "\n}\n"))
 
     def sysctl(self, key, value=None):
         path = "/proc/sys/" + key

@@ -42,7 +42,7 @@ TEST_P(Cookie, AnAckWithAValidCookieIsSteered) {
   const uint16_t port = runner().listen_port();
   EXPECT_EQ(Lan(FromHost(port).Sequence(1001, *cookie + 1).Ack()), Leaves(TPX_R_COOKIE));
   EXPECT_EQ(Lan(FromHost(port).Sequence(1001, *cookie + 1).Ack().Payload(100)), Leaves(TPX_R_COOKIE));
-  EXPECT_EQ(Lan(FromHost(port).Sequence(1001, *cookie + 2).Ack()), Leaves(TPX_R_DIRECT)) << "wrong cookie";
+  EXPECT_EQ(Lan(FromHost(port).Sequence(1001, *cookie + 0x1001).Ack()), Leaves(TPX_R_DIRECT)) << "wrong cookie";
   EXPECT_EQ(Lan(FromHost(port).Sequence(1001, *cookie + 1).Ack().Rst()), Leaves(TPX_R_DIRECT));
   EXPECT_EQ(Lan(FromHost(port).Sequence(1001, *cookie + 1).Ack().Syn()), Leaves(TPX_R_DIRECT));
   EXPECT_EQ(Lan(FromHost(port + 1).Sequence(1001, *cookie + 1).Ack()), Leaves(TPX_R_DIRECT)) << "another tuple";

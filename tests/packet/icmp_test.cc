@@ -48,8 +48,9 @@ TEST_P(Icmp, P16_EverythingElsePasses) {
   EXPECT_EQ(Lan(Error(Sent(connection), 3)), Leaves(TPX_R_NOT_TCP)) << "ports are cut off";
   EXPECT_EQ(Lan(Error(Sent(connection).Version(5))), Leaves(TPX_R_NOT_TCP));
   EXPECT_EQ(Lan(Error(Packet().Ip(f().server, f().client).Udp(1, 2))), Leaves(TPX_R_NOT_TCP));
-  EXPECT_EQ(Lan(Error(FromClient().Tcp(connection.client().port, kProxied).Ack())), Leaves(TPX_R_NOT_TCP))
-      << "the quoted packet is the client's own";
+  EXPECT_EQ(Lan(Error(Packet().Ip(f().server, f().client).Tcp(kProxied + 1, connection.client().port))),
+            Leaves(TPX_R_NOT_TCP))
+      << "another connection";
   connection.Abort();
 }
 

@@ -61,15 +61,12 @@ TEST_P(Lookup, WordFromTcIsForItsFlowOnly) {
   }
 }
 
-TEST_P(Lookup, RejectedAndResetFlowsAreRefused) {
-  Lan(SynTo(kRejected));
-  EXPECT_EQ(To(kRejected), Found(TPX_R_LK_REFUSED));
+TEST_P(Lookup, NothingIsDeliveredWhileNobodyServes) {
   for (uint32_t worker : {0, 1}) runner().SetState(worker, TPX_WORKER_FULL);
-  EXPECT_EQ(Lan(SynTo(kProxiedReset)), Leaves(TPX_R_BUSY_RESET));
-  EXPECT_EQ(To(kProxiedReset), Found(TPX_R_LK_REFUSED));
-  for (uint32_t worker : {0, 1}) runner().SetLease(worker, -1);
-  EXPECT_EQ(Lan(SynTo(kProxiedReset)), Leaves(TPX_R_DOWN_RESET));
-  EXPECT_EQ(To(kProxiedReset), Found(TPX_R_LK_REFUSED));
+  for (uint16_t port : {kProxied, kProxiedClosed, kProxiedReset}) {
+    Lan(SynTo(port));
+    EXPECT_EQ(To(port), Found(TPX_R_LK_NO_WORKER)) << port;
+  }
 }
 
 TEST_P(Lookup, AWorkerThatWentAwayAfterTheDecision) {

@@ -31,10 +31,18 @@ TEST_P(Protocol, P17_RulesDecideOverOtherProtocols) {
   }
 }
 
+TEST_P(Protocol, OnlyTcpIsAnsweredWhereItIsRejected) {
+  runner().Publish(PolicyOf({RuleFor({}, TPX_ACTION_REJECT, TPX_FAIL_OPEN, {})}));
+  for (uint8_t protocol : {kIpIp, kDccp, kGre, kSctp, kUdpLite}) {
+    EXPECT_EQ(Lan(FromClient().Protocol(protocol).Payload(40)), Leaves(TPX_R_RULE_DROP)) << unsigned{protocol};
+  }
+  EXPECT_EQ(Lan(FromClient().Icmp(8, 128)), Leaves(TPX_R_RULE_DROP));
+  EXPECT_EQ(Lan(UdpTo(53)), Leaves(TPX_R_RULE_DROP));
+  EXPECT_EQ(Lan(SynTo(80)), Leaves(TPX_R_RULE_REJECT));
+}
+
 TEST_P(Protocol, UdpRulesMatchPorts) {
-  runner().Publish(PolicyOf({RuleFor({443}, TPX_ACTION_REJECT, TPX_FAIL_OPEN, {17}),
-                             RuleFor({444}, TPX_ACTION_DROP, TPX_FAIL_OPEN, {17})}));
-  EXPECT_EQ(Lan(UdpTo(443)), Leaves(TPX_R_RULE_REJECT));
+  runner().Publish(PolicyOf({RuleFor({444}, TPX_ACTION_DROP, TPX_FAIL_OPEN, {17})}));
   EXPECT_EQ(Lan(UdpTo(444)), Leaves(TPX_R_RULE_DROP));
   EXPECT_EQ(Lan(UdpTo(445)), Leaves(TPX_R_RULE_BYPASS));
   EXPECT_EQ(Lan(UdpTo(444).TransportBytes(3)), Leaves(TPX_R_MALFORMED));

@@ -266,6 +266,17 @@ Bytes Packet::Datagram() const {
   return bytes;
 }
 
+bool ChecksumsHold(const Bytes& frame) {
+  const bool v4 = frame.at(12) == 0x08;
+  const size_t tcp = kEthernetBytes + (v4 ? 20 : 40), addresses = tcp - (v4 ? 8 : 32);
+  if (v4 && Checksum(frame, kEthernetBytes, tcp) != 0) return false;
+  Bytes pseudo(8, 0);
+  Put32(pseudo, 0, static_cast<uint32_t>(frame.size() - tcp));
+  pseudo[7] = IPPROTO_TCP;
+  pseudo.insert(pseudo.end(), frame.begin() + static_cast<ptrdiff_t>(addresses), frame.end());
+  return Checksum(pseudo, 0, pseudo.size()) == 0;
+}
+
 Bytes Packet::Build() const {
   Bytes frame = {2, 0, 0, 0, 0, 1, 2, 0, 0, 0, 0, 2};
   auto put_type = [&frame](uint16_t type) {

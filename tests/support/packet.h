@@ -98,4 +98,7 @@ class Packet {
   bool bad_checksums_ = false;
 };
 
+// Whether the checksums of an Ethernet frame with TCP and neither options nor extension headers hold.
+bool ChecksumsHold(const Bytes& frame);
+
 }  // namespace tpx::test

@@ -92,6 +92,10 @@ std::ostream& operator<<(std::ostream& out, const LookupOutcome& o) {
 Outcome Leaves(tpx_reason reason, uint32_t mark) {
   Outcome expected{.code = TC_ACT_UNSPEC, .mark = mark, .reason = reason, .changed = false};
   if (EffectOf(reason) == TPX_EFFECT_DROP) expected.code = TC_ACT_SHOT;
+  if (EffectOf(reason) == TPX_EFFECT_ANSWER) {
+    expected.code = TC_ACT_REDIRECT;
+    expected.changed = true;
+  }
   if (EffectOf(reason) == TPX_EFFECT_STEER) expected.mark = (mark & ~kMarkMask) | kSteerMark;
   return expected;
 }
@@ -244,7 +248,7 @@ int ProgRunner::TestRun(Hook hook, const Bytes& frame, __sk_buff& ctx, uint32_t 
               .ctx_size_in = sizeof(ctx), .ctx_size_out = sizeof(ctx), .repeat = static_cast<int>(repeat));
   int error = bpf_prog_test_run_opts(program_fd(hook), &options);
   retval_ = static_cast<int>(options.retval);
-  out_size_ = options.data_size_out;
+  left_.assign(out_.begin(), out_.begin() + (error == 0 ? options.data_size_out : 0));
   duration_ns_ = options.duration;
   return error;
 }
@@ -255,8 +259,7 @@ Outcome ProgRunner::RunFast(Hook hook, const Bytes& frame, uint32_t mark, bool* 
   int error = TestRun(hook, frame, ctx, 1);
   if (refused != nullptr) *refused = error != 0;
   TPX_CHECK(error == 0 || refused != nullptr) << "the kernel refuses a frame of " << frame.size() << " bytes: " << error;
-  bool same = out_size_ == frame.size() && std::equal(frame.begin(), frame.end(), out_.begin());
-  return {.code = retval_, .mark = ctx.mark, .reason = -1, .changed = !same};
+  return {.code = retval_, .mark = ctx.mark, .reason = -1, .changed = left_ != frame};
 }
 
 Outcome ProgRunner::Run(Hook hook, const Bytes& frame, uint32_t mark) {

@@ -91,6 +91,8 @@ class ProgRunner {
   // Without the counters: code and mark only. Aborts where the kernel does not take the frame,
   // unless `refused` is given, which then says so.
   Outcome RunFast(Hook hook, const Bytes& frame, uint32_t mark = 0, bool* refused = nullptr);
+  // The packet that the last run left behind.
+  const Bytes& left() const { return left_; }
   // Nanoseconds per packet over `repeat` runs.
   double Time(Hook hook, const Bytes& frame, uint32_t repeat);
   LookupOutcome Lookup(const tpx_flow& flow);
@@ -118,8 +120,8 @@ class ProgRunner {
   std::vector<UniqueFd> listeners_;
   std::map<uint64_t, int> index_by_cookie_;
   std::vector<tpx_count> batch_;
-  Bytes out_;
-  uint32_t out_size_ = 0, duration_ns_ = 0;
+  Bytes out_, left_;
+  uint32_t duration_ns_ = 0;
   int retval_ = 0;
   std::array<uint64_t, TPX_REASON_COUNT> counted_{};
   std::bitset<TPX_REASON_COUNT> seen_;

@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
-#include <atomic>
 
 #include "tpx/base/address.h"
 #include "tpx/base/unique_fd.h"
@@ -38,7 +37,7 @@ class Connector {
 
   const sys::UpstreamOptions upstream_;
   const uint16_t listen_port_;
-  const std::atomic<bool>* const conntrack_active_;
+  const int conntrack_count_fd_;
   SharedSlot& slot_;
 };
 

@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
-#include <atomic>
 #include <cstdint>
 #include <memory>
 
@@ -27,10 +26,10 @@ struct WorkerOptions {
   // This worker's slot of the shared page: lease, state and counters. Written
   // by the worker's thread alone, with relaxed atomic stores. Must outlive it.
   tpx_worker* shared = nullptr;
-  // True while connection tracking is active in this network namespace: a
-  // preserved source must then not reuse the client's port, because both
-  // legs would be one conntrack entry. Must outlive the worker.
-  const std::atomic<bool>* conntrack_active = nullptr;
+  // nf_conntrack_count of this network namespace, borrowed; -1 where there is
+  // none. While it is not 0, a preserved source must not reuse the client's
+  // port, because both legs would be one conntrack entry.
+  int conntrack_count_fd = -1;
 };
 
 // One thread's data plane: a ring, two listeners (one per source mode), its

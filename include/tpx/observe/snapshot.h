@@ -16,7 +16,7 @@ namespace tpx::observe {
 struct ReasonName {
   const char* name;    // "rule_proxy"
   const char* hook;    // "tc", "lookup"
-  const char* effect;  // "pass", "steer", "drop"
+  const char* effect;  // "pass", "steer", "drop", "answer"
   const char* text;
 };
 struct CounterName {

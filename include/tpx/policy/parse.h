@@ -39,8 +39,4 @@ inline constexpr size_t kMaxErrors = 20;
 // all of them with a position. `file` is only used in messages.
 ParseResult ParseConfig(std::string_view text, std::string_view file, const FileReader& read_file);
 
-// What `run --lan DEV` means without a file: all TCP from DEV is proxied,
-// failing open, masqueraded.
-Config DefaultConfig(std::vector<std::string> lan, std::vector<std::string> wan);
-
 }  // namespace tpx::policy

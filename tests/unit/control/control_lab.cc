@@ -71,7 +71,7 @@ std::string ControlLab::Output(const std::string& command) {
 std::string ControlLab::Dump() const {
   std::string dump = Output(
       "ip -4 rule; ip -6 rule; ip -4 route show table all; ip -6 route show table all; ip -o link; tc qdisc show;"
-      "sysctl -a 2>/dev/null | grep -E '^net[.]ipv[46][.](conf|ip_forward)' | md5sum");
+      "cat /proc/sys/net/ipv4/ip_forward /proc/sys/net/ipv[46]/conf/*/* 2>/dev/null | md5sum");
   for (const char* device : kDevices) {
     dump += TcxPrograms(device) + Output(StrCat("tc filter show dev ", device, " ingress"));
   }

@@ -246,7 +246,7 @@ WorkerOptions WorkerTest::Options() {
           .keepalive_interval_s = 10,
           .keepalive_count = 3,
           .shared = &slot_,
-          .conntrack_active = &conntrack_active_};
+          .conntrack_count_fd = conntrack_count_.get()};
 }
 
 void WorkerTest::StartWorker() {

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <gtest/gtest.h>
+#include <sys/mman.h>
 
 #include <atomic>
 #include <functional>
@@ -94,7 +95,7 @@ class WorkerTest : public testing::TestWithParam<Family> {
 
   static std::unique_ptr<GatewayLab> lab_;
   tpx_worker slot_{};
-  std::atomic<bool> conntrack_active_{false};
+  UniqueFd conntrack_count_{memfd_create("count", MFD_CLOEXEC)};  // stands for nf_conntrack_count
   std::unique_ptr<Worker> worker_;
   UniqueFd listener_;  // of the server
   std::thread thread_;

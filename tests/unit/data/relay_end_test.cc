@@ -187,7 +187,8 @@ TEST_P(RelayEnd, KeepsConnectingWhenTheClientHalfCloses) {
   connect_ms_ = 5000;
   Restart();
   const std::string address = GetParam().black_hole;
-  const std::string on_loopback = address + (address.find(':') == address.npos ? "/32" : "/128") + " dev lo";
+  const bool v4 = address.find(':') == address.npos;
+  const std::string on_loopback = address + (v4 ? "/32 dev lo" : "/128 dev lo nodad");
   UniqueFd client = ConnectTo(lab_->client, At(address.c_str()));
   ASSERT_TRUE(SendPattern(client.get(), 100));
   shutdown(client.get(), SHUT_WR);

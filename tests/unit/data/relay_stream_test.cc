@@ -162,7 +162,7 @@ TEST_P(RelayStream, ShowsTheServerTheGatewayOrTheClient) {
 
 TEST_P(RelayStream, PicksAnotherPortWhereTheClientsOwnCannotBeUsed) {
   Select(TPX_SOURCE_PRESERVE);
-  conntrack_active_ = true;
+  ASSERT_EQ(pwrite(conntrack_count_.get(), "1\n", 2, 0), 2);
   Endpoint seen, client;
   UniqueFd preserved = ConnectTo(lab_->client, Server());
   ASSERT_TRUE(preserved);

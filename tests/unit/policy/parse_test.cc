@@ -88,11 +88,6 @@ TEST(ParseConfig, ProxyingByDefaultConcernsTcpAlone) {
                                           Rule{.name = "default-other", .action = TPX_ACTION_BYPASS}));
 }
 
-TEST(DefaultConfig, ProxiesAllTcpFailingOpen) {
-  Config expected = Parsed("version: 1\ninterfaces: {lan: [a], wan: [b]}\ndefault: proxy\n");
-  EXPECT_EQ(DefaultConfig({"a"}, {"b"}), expected);
-}
-
 TEST(ParseConfig, PortsAndProxyImplyTheirProtocols) {
   EXPECT_THAT(FirstRule("{name: a, match: {dport: 53}, action: drop}").protocols, ElementsAre(6, 17));
   EXPECT_THAT(FirstRule("{name: a, match: {dport: 53}, action: proxy}").protocols, ElementsAre(6));
