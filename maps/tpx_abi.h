@@ -32,6 +32,7 @@ extern "C" {
 #define TPX_RULE_WORDS (TPX_MAX_RULES / 64)
 #define TPX_MAX_CLASSES 8192 /* bit vectors of one generation, all dimensions */
 #define TPX_MAX_PREFIXES (1 << 20)
+#define TPX_MAX_BLOCKS 4096 /* steps of one generation, half of them for each address */
 #define TPX_MAX_WORKERS 64
 #define TPX_MAX_LOCAL_ADDRS 4096
 #define TPX_MAX_FLOWS 16384
@@ -168,6 +169,16 @@ struct tpx_bits {
 TPX_SIZE(struct tpx_bits, 136);
 
 /*
+ * One step from an address to its class, and what the bytes of the address lead
+ * through: blocks of 256 steps, one byte each, beginning with the first byte of
+ * IPv6 and the 13th (the dotted part) of IPv4. A few steps cost less than the
+ * trie, and as much with a thousand prefixes as with one; where the blocks run
+ * out the trie is asked.
+ */
+#define TPX_STEP_BLOCK 0x8000 /* go on in this block; without the flag: the class */
+#define TPX_STEP_TRIE 0xffff  /* ask the trie */
+
+/*
  * Everything but the prefixes. Each dimension maps its value to a class, each
  * class to the set of rules that accept it; the lowest bit of the AND over all
  * dimensions is the rule. The last rule is the default and is in every set, so
@@ -176,18 +187,20 @@ TPX_SIZE(struct tpx_bits, 136);
 struct tpx_tables {
   __u32 generation;
   __u32 n_rules;         /* the default rule included, at least 1 */
-  __u32 n_prefixes[2];   /* 0: skip the lookup and use miss_class */
+  __u32 n_prefixes[2];   /* in the trie of each address */
   __u32 miss_class[2];   /* class of an address that no prefix covers */
   __u32 classify_others; /* 1: a rule may drop or reject something that is not TCP */
   __u32 pad;
   __u16 proto_class[256];
   __u16 port_class[2][65536]; /* index: port in host byte order */
+  __u16 root[2][2];           /* first step, by dimension; [1] for IPv4 */
+  __u16 block[TPX_MAX_BLOCKS][256];
   struct tpx_rule rules[TPX_MAX_RULES];
   struct tpx_bits portless; /* rules that accept every port */
   struct tpx_bits denying;  /* rules that may keep a packet from its destination */
   struct tpx_bits bits[TPX_MAX_CLASSES];
 };
-TPX_SIZE(struct tpx_tables, 32 + 512 + 262144 + 8192 + 2 * 136 + TPX_MAX_CLASSES * 136);
+TPX_SIZE(struct tpx_tables, 32 + 512 + 262144 + 8 + TPX_MAX_BLOCKS * 512 + 8192 + 2 * 136 + TPX_MAX_CLASSES * 136);
 
 /* Inner map of tpx_prefixes (LPM trie); prefixlen counts from bit 0 of the mapped address. */
 struct tpx_prefix_key {

@@ -17,6 +17,7 @@
 #include <bpf/bpf_helpers.h>
 #include <linux/in.h>
 
+#include "address.h"
 #include "tpx_maps.bpf.h"
 
 static __always_inline struct tpx_control *control_block(void) {
@@ -46,14 +47,31 @@ static __always_inline const struct tpx_bits *bits_of(const struct tpx_tables *t
   return &t->bits[class & (TPX_MAX_CLASSES - 1)];
 }
 
-static __always_inline __u32 prefix_class(const struct tpx_tables *t, __u32 generation, __u32 dim,
-                                          const struct tpx_addr *addr) {
-  struct tpx_prefix_key key = {.prefixlen = 128, .addr = *addr};
-  __u32 index = (generation & 1) * 2 + dim;
+/* Follows the bytes of an address from byte `from` on; the last step, which may be TPX_STEP_TRIE. */
+static __always_inline __u16 walk_blocks(const struct tpx_tables *t, __u16 step, const struct tpx_addr *addr,
+                                         int from) {
+#pragma unroll
+  for (int i = 0; i < 16; i++) {
+    if (i < from) continue;
+    if (!(step & TPX_STEP_BLOCK) || step == TPX_STEP_TRIE) break;
+    step = t->block[step & (TPX_MAX_BLOCKS - 1)][((const __u8 *)addr)[i]];
+  }
+  return step;
+}
+
+static __noinline __u32 prefix_class(const struct tpx_tables *t, __u32 generation, __u32 dim,
+                                     const struct tpx_addr *addr) {
+  struct tpx_prefix_key key;
+  __u32 index = (generation & 1) * 2 + (dim & 1);
   __u32 *class;
   void *inner;
+  __u16 step;
 
-  if (!t->n_prefixes[dim]) return t->miss_class[dim];
+  dim &= 1;
+  step = addr_is_v4(addr) ? walk_blocks(t, t->root[dim][1], addr, 12) : walk_blocks(t, t->root[dim][0], addr, 0);
+  if (step != TPX_STEP_TRIE) return step;
+  key.prefixlen = 128;
+  key.addr = *addr;
   inner = bpf_map_lookup_elem(&tpx_prefixes, &index);
   if (!inner) return t->miss_class[dim];
   class = bpf_map_lookup_elem(inner, &key);

@@ -20,7 +20,8 @@ constexpr int kLoopbackIndex = 1;
 bool HasTcx() {
   uint32_t attach_flags = 0;
   uint32_t count = 0;
-  return bpf_prog_query(kLoopbackIndex, kTcxIngress, 0, &attach_flags, nullptr, &count) == 0 || errno == ENOENT;
+  return bpf_prog_query(kLoopbackIndex, kTcxIngress, 0, &attach_flags, nullptr, &count) == 0 ||
+         errno == ENOENT;
 }
 
 }  // namespace

@@ -16,12 +16,13 @@ absl::StatusOr<UniqueFd> OpenPinnedMap(const std::string& path, const MapShape& 
   if (!fd) return ErrnoStatus(errno, StrCat("open pin ", path));
   bpf_map_info info{};
   uint32_t size = sizeof(info);
-  if (bpf_obj_get_info_by_fd(fd.get(), &info, &size) != 0) return ErrnoStatus(errno, StrCat("inspect pin ", path));
+  if (bpf_obj_get_info_by_fd(fd.get(), &info, &size) != 0)
+    return ErrnoStatus(errno, StrCat("inspect pin ", path));
   if (info.type != shape.type || info.key_size != shape.key_size || info.value_size != shape.value_size) {
-    return absl::FailedPreconditionError(
-        StrCat(path, " has another layout (type ", info.type, ", key ", info.key_size, ", value ", info.value_size,
-               " bytes; expected type ", static_cast<uint32_t>(shape.type), ", key ", shape.key_size, ", value ",
-               shape.value_size, "): it was made by another version, run 'tpx-bpf detach' and 'tpx-bpf load'"));
+    return absl::FailedPreconditionError(StrCat(
+        path, " has another layout (type ", info.type, ", key ", info.key_size, ", value ", info.value_size,
+        " bytes; expected type ", static_cast<uint32_t>(shape.type), ", key ", shape.key_size, ", value ",
+        shape.value_size, "): it was made by another version, run 'tpx-bpf detach' and 'tpx-bpf load'"));
   }
   return fd;
 }
@@ -29,23 +30,26 @@ absl::StatusOr<UniqueFd> OpenPinnedMap(const std::string& path, const MapShape& 
 absl::StatusOr<UniqueFd> CreateMap(const NewMap& map) {
   LIBBPF_OPTS(bpf_map_create_opts, options);
   options.map_flags = map.flags;
-  UniqueFd fd(bpf_map_create(map.shape.type, map.name, map.shape.key_size, map.shape.value_size, map.max_entries,
-                             &options));
+  UniqueFd fd(bpf_map_create(map.shape.type, map.name, map.shape.key_size, map.shape.value_size,
+                             map.max_entries, &options));
   if (!fd) return ErrnoStatus(errno, StrCat("create map ", map.name));
   return fd;
 }
 
 absl::Status LookupElement(int fd, const void* key, void* value, std::string_view what) {
-  return bpf_map_lookup_elem(fd, key, value) == 0 ? absl::OkStatus() : ErrnoStatus(errno, StrCat("lookup in ", what));
+  return bpf_map_lookup_elem(fd, key, value) == 0 ? absl::OkStatus()
+                                                  : ErrnoStatus(errno, StrCat("lookup in ", what));
 }
 
-absl::Status UpdateElement(int fd, const void* key, const void* value, uint64_t flags, std::string_view what) {
+absl::Status UpdateElement(int fd, const void* key, const void* value, uint64_t flags,
+                           std::string_view what) {
   return bpf_map_update_elem(fd, key, value, flags) == 0 ? absl::OkStatus()
                                                          : ErrnoStatus(errno, StrCat("update of ", what));
 }
 
 absl::Status DeleteElement(int fd, const void* key, std::string_view what) {
-  return bpf_map_delete_elem(fd, key) == 0 ? absl::OkStatus() : ErrnoStatus(errno, StrCat("delete from ", what));
+  return bpf_map_delete_elem(fd, key) == 0 ? absl::OkStatus()
+                                           : ErrnoStatus(errno, StrCat("delete from ", what));
 }
 
 absl::StatusOr<bool> NextKey(int fd, const void* key, void* next, std::string_view what) {
@@ -61,7 +65,8 @@ absl::Status UpdateBatch(int fd, const void* keys, size_t key_size, const void* 
   const auto* value = static_cast<const char*>(values);
   for (size_t done = 0; done < count;) {
     auto n = static_cast<uint32_t>(std::min(count - done, kPerCall));
-    const int result = bpf_map_update_batch(fd, key + done * key_size, value + done * value_size, &n, nullptr);
+    const int result =
+        bpf_map_update_batch(fd, key + done * key_size, value + done * value_size, &n, nullptr);
     if (result != 0) {
       // A kernel that has no batches for this type of map; else the first
       // element that failed fails again here and gives the error.

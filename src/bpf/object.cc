@@ -49,7 +49,8 @@ void Object::Destroy::operator()(tpx_bpf* skeleton) const { tpx_bpf__destroy(ske
 absl::StatusOr<Object> Object::Load(const Knobs& knobs) {
   LibbpfLog log;
   Object object(tpx_bpf__open());
-  if (object.skeleton_ == nullptr) return Annotate(ErrnoStatus(errno, "open BPF object"), SummariseLog(log.text()));
+  if (object.skeleton_ == nullptr)
+    return Annotate(ErrnoStatus(errno, "open BPF object"), SummariseLog(log.text()));
   object.skeleton_->rodata->tpx_steer_mark = knobs.steer_mark;
   object.skeleton_->rodata->tpx_mark_mask = knobs.mark_mask;
   object.skeleton_->rodata->tpx_own_mark = knobs.own_mark;

@@ -34,8 +34,10 @@ absl::Status Secure(const std::string& path, std::vector<std::string>& notes) {
         StrCat(path, " belongs to user ", st.st_uid, "; remove it or use another instance name"));
   }
   if ((st.st_mode & kOthers) == 0) return absl::OkStatus();
-  if (chmod(path.c_str(), st.st_mode & 07777 & ~kOthers) != 0) return ErrnoStatus(errno, StrCat("chmod ", path));
-  notes.push_back(absl::StrFormat("%s was open to other users (mode %04o), closed it", path, st.st_mode & 07777));
+  if (chmod(path.c_str(), st.st_mode & 07777 & ~kOthers) != 0)
+    return ErrnoStatus(errno, StrCat("chmod ", path));
+  notes.push_back(
+      absl::StrFormat("%s was open to other users (mode %04o), closed it", path, st.st_mode & 07777));
   return absl::OkStatus();
 }
 
@@ -53,14 +55,15 @@ absl::Status CheckPinRoot(const std::string& root, std::vector<std::string>& not
   const mode_t mode = st.st_mode & 07777;
   const bool others_write = (mode & (S_IWGRP | S_IWOTH)) != 0;
   if ((st.st_uid != 0 && st.st_uid != geteuid()) || (others_write && (mode & S_ISVTX) == 0)) {
-    return absl::PermissionDeniedError(
-        absl::StrFormat("other users could replace what is pinned in %s (owner %u, mode %04o); run 'chmod 0700 %s'",
-                        root, st.st_uid, mode, root));
+    return absl::PermissionDeniedError(absl::StrFormat(
+        "other users could replace what is pinned in %s (owner %u, mode %04o); run 'chmod 0700 %s'", root,
+        st.st_uid, mode, root));
   }
   if (others_write) {
-    notes.push_back(absl::StrFormat(
-        "every user may make files in %s (mode %04o); the pins are protected by their own directory, mode 0700", root,
-        mode));
+    notes.push_back(
+        absl::StrFormat("every user may make files in %s (mode %04o); the pins are protected by their own "
+                        "directory, mode 0700",
+                        root, mode));
   }
   return absl::OkStatus();
 }

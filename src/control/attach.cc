@@ -101,7 +101,8 @@ uint32_t AttachedProgram(const std::string& pins, const Device& device) {
     const bool alive = link.ok() && link->target == static_cast<uint32_t>(device.ifindex);
     return alive ? link->program_id : 0;
   }
-  const absl::StatusOr<std::optional<uint32_t>> filter = bpf::InspectFilter(FilterOf(device, device.priority));
+  const absl::StatusOr<std::optional<uint32_t>> filter =
+      bpf::InspectFilter(FilterOf(device, device.priority));
   return filter.ok() ? filter->value_or(0) : 0;
 }
 

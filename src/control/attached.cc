@@ -133,7 +133,8 @@ bool Attached::HasLanDevice() const {
   if (!state.ok()) return false;
   return std::any_of(state->devices.begin(), state->devices.end(), [](const Device& device) {
     char name[IF_NAMESIZE];
-    return device.role == Role::kLan && if_indextoname(static_cast<unsigned>(device.ifindex), name) != nullptr;
+    return device.role == Role::kLan &&
+           if_indextoname(static_cast<unsigned>(device.ifindex), name) != nullptr;
   });
 }
 

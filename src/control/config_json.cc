@@ -122,7 +122,8 @@ policy::Steering SteeringFromJson(const json& j) {
 json InterfacesToJson(const policy::Interfaces& i) { return {{"lan", i.lan}, {"wan", i.wan}}; }
 
 policy::Interfaces InterfacesFromJson(const json& j) {
-  return {.lan = j.at("lan").get<std::vector<std::string>>(), .wan = j.at("wan").get<std::vector<std::string>>()};
+  return {.lan = j.at("lan").get<std::vector<std::string>>(),
+          .wan = j.at("wan").get<std::vector<std::string>>()};
 }
 
 std::string EncodeConfig(const policy::Config& config) {

@@ -12,7 +12,8 @@ absl::StatusOr<DetachReport> Detach(const Paths& paths, const Checkpoint& checkp
   Undone undone;
   const absl::Status status = Undo(paths, checkpoint, undone);
   if (!status.ok()) {
-    return absl::Status(status.code(), StrCat(status.message(), "; what could be removed is, run detach again"));
+    return absl::Status(status.code(),
+                        StrCat(status.message(), "; what could be removed is, run detach again"));
   }
   RemoveStateDir(paths);
   DetachReport report{.was_loaded = undone.found, .lines = std::move(undone.lines)};

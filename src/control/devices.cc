@@ -48,7 +48,8 @@ std::string Similar(const std::string& name, const std::vector<sys::LinkInfo>& l
     if (!stem.empty() && link.name.starts_with(stem)) similar.insert(link.name);
   }
   if (all.empty()) return "there is none but lo";
-  return StrCat(similar.empty() ? "existing: " : "similar: ", absl::StrJoin(similar.empty() ? all : similar, ", "));
+  return StrCat(similar.empty() ? "existing: " : "similar: ",
+                absl::StrJoin(similar.empty() ? all : similar, ", "));
 }
 
 }  // namespace
@@ -77,15 +78,16 @@ absl::Status CheckResolution(const Resolution& resolution, const std::vector<sys
     return absl::NotFoundError(StrCat("there is no interface ", Quote(name), "; ", Similar(name, links)));
   }
   if (!resolution.conflicts.empty()) {
-    return absl::InvalidArgumentError(
-        StrCat("interface ", Quote(resolution.conflicts.front()), " is both LAN and WAN; name it in one of them"));
+    return absl::InvalidArgumentError(StrCat("interface ", Quote(resolution.conflicts.front()),
+                                             " is both LAN and WAN; name it in one of them"));
   }
   for (const Device& device : resolution.devices) {
     const bool loopback = std::any_of(links.begin(), links.end(), [&](const sys::LinkInfo& link) {
       return link.index == device.ifindex && link.is_loopback();
     });
     if (loopback) {
-      return absl::InvalidArgumentError(StrCat("the loopback interface ", device.name, " cannot be LAN or WAN"));
+      return absl::InvalidArgumentError(
+          StrCat("the loopback interface ", device.name, " cannot be LAN or WAN"));
     }
   }
   return absl::OkStatus();

@@ -42,8 +42,8 @@ std::string EncodeEntry(const JournalEntry& entry) {
             return StrCat("filter ", e.filter.ifindex, " ", e.filter.priority, " ", e.filter.handle);
           },
           [](const sys::PolicyRule& e) {
-            return StrCat("rule ", FamilyNumber(e.family), " ", e.iif, " ", e.mark, " ", e.mask, " ", e.table, " ",
-                          e.priority);
+            return StrCat("rule ", FamilyNumber(e.family), " ", e.iif, " ", e.mark, " ", e.mask, " ", e.table,
+                          " ", e.priority);
           },
           [](const sys::LocalRoute& e) { return StrCat("route ", FamilyNumber(e.family), " ", e.table); }},
       entry);

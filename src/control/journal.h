@@ -41,7 +41,7 @@ struct FilterEntry {
 using JournalEntry =
     std::variant<NetnsEntry, BpffsEntry, QdiscEntry, FilterEntry, sys::PolicyRule, sys::LocalRoute>;
 
-std::string EncodeEntry(const JournalEntry& entry);                       // one line, no newline
+std::string EncodeEntry(const JournalEntry& entry);  // one line, no newline
 absl::StatusOr<JournalEntry> DecodeEntry(std::string_view line);
 
 // In the order written. None where there is no journal; a last line without

@@ -40,18 +40,21 @@ std::optional<std::string> FindFault(const Paths& paths, const State& state) {
   if (!lookup.ok() || lookup->target != *netns) return "its sk_lookup program is not attached";
   for (const Device& device : state.devices) {
     const bool exists = if_nametoindex(device.name.c_str()) == static_cast<unsigned>(device.ifindex);
-    if (exists && AttachedProgram(paths.pins, device) == 0) return StrCat(Describe(device), " is not attached");
+    if (exists && AttachedProgram(paths.pins, device) == 0)
+      return StrCat(Describe(device), " is not attached");
   }
   return std::nullopt;
 }
 
-absl::StatusOr<LoadReport> AlreadyLoaded(const Paths& paths, const State& state, std::string_view config_text) {
+absl::StatusOr<LoadReport> AlreadyLoaded(const Paths& paths, const State& state,
+                                         std::string_view config_text) {
   LoadReport report{.already_loaded = true, .lines = {}, .devices = state.devices, .rules = {}, .routes = {}};
   TPX_ASSIGN_OR_RETURN(report.generation, LiveGeneration(paths.pins));
   report.lines.push_back(StrCat("already loaded (generation ", report.generation, "), nothing changed"));
   const absl::StatusOr<std::string> text = sys::ReadFile(ConfigTextPath(paths));
   if (text.ok() && *text != config_text) {
-    report.lines.emplace_back("the configuration differs from the loaded one; run 'tpx-bpf reload' to apply it");
+    report.lines.emplace_back(
+        "the configuration differs from the loaded one; run 'tpx-bpf reload' to apply it");
   }
   return report;
 }
@@ -95,7 +98,8 @@ absl::Status Loader::MakeStage() {
   const std::string root = bpf::PinRoot(paths_.pins);
   TPX_ASSIGN_OR_RETURN(const bool is_bpffs, sys::IsBpffs(root));
   if (!is_bpffs) {
-    TPX_RETURN_IF_ERROR(site_.journal.Record(BpffsEntry{root}, StrCat("mounting a BPF file system on ", root)));
+    TPX_RETURN_IF_ERROR(
+        site_.journal.Record(BpffsEntry{root}, StrCat("mounting a BPF file system on ", root)));
     TPX_RETURN_IF_ERROR(sys::MountBpffs(root));
     notes_.push_back(StrCat("mounted a BPF file system on ", root));
   }
@@ -153,23 +157,24 @@ absl::Status RefuseSecondInstance(uint64_t netns) {
   TPX_ASSIGN_OR_RETURN(const bool other, bpf::SkLookupAttached(netns));
   if (!other) return absl::OkStatus();
   return absl::FailedPreconditionError(
-      "another instance is loaded in this network namespace; detach it first (tpx-bpf detach --instance NAME)");
+      "another instance is loaded in this network namespace; detach it first (tpx-bpf detach --instance "
+      "NAME)");
 }
 
-absl::StatusOr<LoadReport> LoadFresh(const Paths& paths, const policy::Config& config, std::string_view config_text,
-                                     const Checkpoint& checkpoint) {
+absl::StatusOr<LoadReport> LoadFresh(const Paths& paths, const policy::Config& config,
+                                     std::string_view config_text, const Checkpoint& checkpoint) {
   LoadReport report;
   TPX_ASSIGN_OR_RETURN(sys::Rtnl rtnl, sys::Rtnl::Open());
   TPX_ASSIGN_OR_RETURN(Plan plan, MakePlan(config, rtnl));
   TPX_RETURN_IF_ERROR(RefuseSecondInstance(plan.state.netns));
   report.lines = plan.notes;
   TPX_ASSIGN_OR_RETURN(Journal journal, Journal::Open(paths, checkpoint));
-  const absl::Status status =
-      Loader(paths, config, config_text, plan, rtnl, journal, report.lines).Run();
+  const absl::Status status = Loader(paths, config, config_text, plan, rtnl, journal, report.lines).Run();
   if (!status.ok()) return Annotate(status, journal.doing());
   Describe(plan.state, report);
   report.generation = 1;
-  for (const Device& device : report.devices) report.lines.push_back(StrCat("attached to ", Describe(device)));
+  for (const Device& device : report.devices)
+    report.lines.push_back(StrCat("attached to ", Describe(device)));
   for (const std::string& text : report.routes) report.lines.push_back(StrCat("added ", text));
   for (const std::string& text : report.rules) report.lines.push_back(StrCat("added ", text));
   report.lines.push_back(StrCat("published policy generation 1 with ", config.policy.rules.size(), " rules"));
@@ -178,8 +183,8 @@ absl::StatusOr<LoadReport> LoadFresh(const Paths& paths, const policy::Config& c
 
 }  // namespace
 
-absl::StatusOr<LoadReport> Load(const Paths& paths, const policy::Config& config, std::string_view config_text,
-                                const Checkpoint& checkpoint) {
+absl::StatusOr<LoadReport> Load(const Paths& paths, const policy::Config& config,
+                                std::string_view config_text, const Checkpoint& checkpoint) {
   TPX_ASSIGN_OR_RETURN(sys::FileLock lock, LockInstance(paths));
   std::vector<std::string> notes;
   std::string leftovers = "removed what an unfinished load left behind";
@@ -204,9 +209,10 @@ absl::StatusOr<LoadReport> Load(const Paths& paths, const policy::Config& config
   const absl::Status undo = Undo(paths, nullptr, rollback);
   if (undo.ok()) RemoveStateDir(paths);
   const absl::Status& why = report.status();
-  return absl::Status(why.code(), undo.ok() ? StrCat(why.message(), "; nothing is loaded")
-                                            : StrCat(why.message(), "; and undoing it failed: ", undo.message(),
-                                                     "; run 'tpx-bpf detach'"));
+  return absl::Status(why.code(), undo.ok()
+                                      ? StrCat(why.message(), "; nothing is loaded")
+                                      : StrCat(why.message(), "; and undoing it failed: ", undo.message(),
+                                               "; run 'tpx-bpf detach'"));
 }
 
 absl::StatusOr<LoadReport> PlanLoad(const Paths& paths, const policy::Config& config) {
@@ -217,7 +223,8 @@ absl::StatusOr<LoadReport> PlanLoad(const Paths& paths, const policy::Config& co
   report.lines = plan.notes;
   if (report.already_loaded) report.lines.push_back(StrCat("something is loaded at ", paths.pins));
   Describe(plan.state, report);
-  for (const Device& device : report.devices) report.lines.push_back(StrCat("would attach to ", Describe(device)));
+  for (const Device& device : report.devices)
+    report.lines.push_back(StrCat("would attach to ", Describe(device)));
   for (const std::string& text : report.routes) report.lines.push_back(StrCat("would add ", text));
   for (const std::string& text : report.rules) report.lines.push_back(StrCat("would add ", text));
   return report;

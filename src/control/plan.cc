@@ -32,7 +32,8 @@ absl::StatusOr<Mode> ChooseMode(policy::AttachMode wanted, const bpf::Features& 
   if (wanted == policy::AttachMode::kClsact) return Mode::kClsact;
   if (features.tcx) return Mode::kTcx;
   if (wanted == policy::AttachMode::kAuto) return Mode::kClsact;
-  return absl::FailedPreconditionError("this kernel has no tcx (Linux 6.6); set steering.attach to auto or clsact");
+  return absl::FailedPreconditionError(
+      "this kernel has no tcx (Linux 6.6); set steering.attach to auto or clsact");
 }
 
 // A LAN device with route_localnet lets its hosts reach services on 127.0.0.0/8.
@@ -64,7 +65,8 @@ absl::StatusOr<Plan> MakePlan(const policy::Config& config, sys::Rtnl& rtnl) {
   const bool loopback_up = std::any_of(links.begin(), links.end(), [](const sys::LinkInfo& link) {
     return link.is_loopback() && link.is_up();
   });
-  if (!loopback_up) return absl::FailedPreconditionError("the loopback device is down; run 'ip link set lo up'");
+  if (!loopback_up)
+    return absl::FailedPreconditionError("the loopback device is down; run 'ip link set lo up'");
 
   State& state = plan.state;
   state.abi_version = TPX_ABI_VERSION;

@@ -17,7 +17,8 @@ constexpr uint32_t kDimensions = 2;
 
 uint32_t SlotOf(uint32_t generation) { return generation % TPX_SLOTS; }
 
-absl::Status FillPrefixes(const std::string& pins, const policy::CompiledPolicy& compiled, uint32_t generation) {
+absl::Status FillPrefixes(const std::string& pins, const policy::CompiledPolicy& compiled,
+                          uint32_t generation) {
   TPX_ASSIGN_OR_RETURN(auto outer, bpf::OpenPrefixes(pins, Access::kReadWrite));
   for (uint32_t dimension = 0; dimension < kDimensions; ++dimension) {
     const auto& prefixes = compiled.prefixes[dimension];
@@ -56,8 +57,8 @@ absl::StatusOr<TablesMap> FillGeneration(const std::string& pins, policy::Compil
   return inner;
 }
 
-absl::Status CarryRuleHits(const std::string& pins, const std::vector<std::string>& old_names, uint32_t generation,
-                           const std::vector<std::string>& names) {
+absl::Status CarryRuleHits(const std::string& pins, const std::vector<std::string>& old_names,
+                           uint32_t generation, const std::vector<std::string>& names) {
   TPX_ASSIGN_OR_RETURN(auto hits, bpf::OpenRuleHits(pins, Access::kReadWrite));
   const uint32_t old_base = SlotOf(generation + 1) * TPX_MAX_RULES;  // the other slot
   const uint32_t base = SlotOf(generation) * TPX_MAX_RULES;

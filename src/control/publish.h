@@ -27,8 +27,8 @@ absl::StatusOr<TablesMap> FillGeneration(const std::string& pins, policy::Compil
 // Sets the hit counters of a slot to those that rules of the same names have
 // in the other, 0 for new names. What the old generation counts between this
 // and the switch is not carried over.
-absl::Status CarryRuleHits(const std::string& pins, const std::vector<std::string>& old_names, uint32_t generation,
-                           const std::vector<std::string>& names);
+absl::Status CarryRuleHits(const std::string& pins, const std::vector<std::string>& old_names,
+                           uint32_t generation, const std::vector<std::string>& names);
 
 // One store makes the generation the live one; returns when no packet uses
 // another any more.

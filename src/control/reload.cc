@@ -23,7 +23,8 @@ namespace {
 
 absl::Status CheckReloadable(const State& state, const policy::Config& config) {
   TPX_ASSIGN_OR_RETURN(const uint64_t netns, sys::CurrentNetns());
-  if (state.netns != netns) return absl::FailedPreconditionError("loaded in another network namespace; run it there");
+  if (state.netns != netns)
+    return absl::FailedPreconditionError("loaded in another network namespace; run it there");
   if (state.abi_version != TPX_ABI_VERSION) {
     return absl::FailedPreconditionError("another version of the program loaded it; run 'tpx-bpf load'");
   }
@@ -49,8 +50,8 @@ absl::Status PublishNext(Site& site, State& state, Plan& plan, const policy::Con
 }
 
 // From here on the new policy is live and errors no longer undo it.
-absl::Status Finish(Site& site, State& state, Plan& plan, const policy::Config& config, std::string_view config_text,
-                    uint32_t old, ReloadReport& report) {
+absl::Status Finish(Site& site, State& state, Plan& plan, const policy::Config& config,
+                    std::string_view config_text, uint32_t old, ReloadReport& report) {
   TPX_RETURN_IF_ERROR(site.journal.Step("writing the state"));
   state.interfaces = config.interfaces;
   TPX_RETURN_IF_ERROR(WriteState(site.paths, state));
@@ -66,8 +67,8 @@ absl::Status Finish(Site& site, State& state, Plan& plan, const policy::Config& 
 
 }  // namespace
 
-absl::StatusOr<ReloadReport> Reload(const Paths& paths, const policy::Config& config, std::string_view config_text,
-                                    const Checkpoint& checkpoint) {
+absl::StatusOr<ReloadReport> Reload(const Paths& paths, const policy::Config& config,
+                                    std::string_view config_text, const Checkpoint& checkpoint) {
   const absl::Status nothing = absl::FailedPreconditionError("nothing is loaded; run 'tpx-bpf load'");
   if (!bpf::Exists(paths.pins)) return nothing;
   TPX_ASSIGN_OR_RETURN(sys::FileLock lock, LockInstance(paths));
@@ -94,8 +95,8 @@ absl::StatusOr<ReloadReport> Reload(const Paths& paths, const policy::Config& co
     (void)DropDevices(site, state, old_devices, ignored).ok();
     return absl::Status(cause.code(), StrCat(cause.message(), "; generation ", live, " runs on"));
   }
-  report.lines.push_back(
-      StrCat("published policy generation ", report.generation, " with ", config.policy.rules.size(), " rules"));
+  report.lines.push_back(StrCat("published policy generation ", report.generation, " with ",
+                                config.policy.rules.size(), " rules"));
   status = Finish(site, state, plan, config, config_text, live, report);
   if (!status.ok()) {
     return absl::Status(status.code(), StrCat(journal.doing(), ": ", status.message(), "; generation ",

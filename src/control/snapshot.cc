@@ -72,14 +72,16 @@ absl::StatusOr<StateSnapshot> Snapshot(const Paths& paths) {
   snapshot.runner = sys::FileLock::Holder(RunLockPath(paths));
   if (!bpf::Exists(paths.pins)) {
     if (bpf::Exists(JournalPath(paths)) || bpf::Exists(bpf::StageDir(paths.pins))) {
-      snapshot.problems.emplace_back("an unfinished load or detach left something behind; run 'tpx-bpf detach'");
+      snapshot.problems.emplace_back(
+          "an unfinished load or detach left something behind; run 'tpx-bpf detach'");
     }
     return snapshot;
   }
   snapshot.loaded = true;
   const absl::StatusOr<State> state = ReadState(paths);
   if (!state.ok()) {
-    snapshot.problems.push_back(StrCat("the state is lost (", state.status().message(), "); run 'tpx-bpf load'"));
+    snapshot.problems.push_back(
+        StrCat("the state is lost (", state.status().message(), "); run 'tpx-bpf load'"));
     return snapshot;
   }
   snapshot.netns = state->netns;

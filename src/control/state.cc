@@ -75,7 +75,8 @@ absl::StatusOr<State> ReadState(const Paths& paths) {
 }
 
 absl::Status WriteState(const Paths& paths, const State& state) {
-  return sys::WriteFileAtomic(StatePath(paths), ToJson(state).dump(2, ' ', false, json::error_handler_t::replace));
+  return sys::WriteFileAtomic(StatePath(paths),
+                              ToJson(state).dump(2, ' ', false, json::error_handler_t::replace));
 }
 
 std::vector<sys::PolicyRule> RulesOf(const State& state, const Device& device) {

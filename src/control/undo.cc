@@ -25,7 +25,8 @@ namespace {
 
 std::string DeviceName(int ifindex) {
   char name[IF_NAMESIZE] = {};
-  if (if_indextoname(static_cast<unsigned>(ifindex), name) == nullptr) return StrCat("device ", ifindex, " (gone)");
+  if (if_indextoname(static_cast<unsigned>(ifindex), name) == nullptr)
+    return StrCat("device ", ifindex, " (gone)");
   return name;
 }
 
@@ -114,11 +115,12 @@ absl::Status Undoer::CheckNetns() {
   }
   if (alive) {
     return absl::FailedPreconditionError(
-        StrCat("loaded in network namespace ", inode, ", but this is ", current, "; run it there: nsenter --net=",
-               path.value_or("PATH"), " tpx-bpf detach"));
+        StrCat("loaded in network namespace ", inode, ", but this is ", current,
+               "; run it there: nsenter --net=", path.value_or("PATH"), " tpx-bpf detach"));
   }
   netns_gone_ = true;
-  undone_.lines.push_back(StrCat("network namespace ", inode, " is gone, with its rules, routes and devices"));
+  undone_.lines.push_back(
+      StrCat("network namespace ", inode, " is gone, with its rules, routes and devices"));
   return absl::OkStatus();
 }
 
@@ -138,14 +140,16 @@ void Undoer::DetachLinks(const std::string& dir) {
   absl::StatusOr<std::vector<std::string>> pins = bpf::ListPins(dir);
   if (!pins.ok()) return error_.Update(pins.status());
   // The name of the sk_lookup link sorts behind those of LAN devices; it goes last.
-  std::stable_partition(pins->begin(), pins->end(), [](const std::string& pin) { return pin != "link_sk_lookup"; });
+  std::stable_partition(pins->begin(), pins->end(),
+                        [](const std::string& pin) { return pin != "link_sk_lookup"; });
   for (const std::string& pin : *pins) {
     if (!pin.starts_with("link_")) continue;
     const std::string what = pin.substr(pin.find('_') + 1);
     const std::string number = what.substr(what.rfind('_') + 1);
     const bool device = !number.empty() && std::all_of(number.begin(), number.end(), isdigit);
     std::string line = "detached the sk_lookup program";
-    if (device) line = StrCat("detached from ", what.substr(0, 3), " device ", DeviceName(atoi(number.c_str())));
+    if (device)
+      line = StrCat("detached from ", what.substr(0, 3), " device ", DeviceName(atoi(number.c_str())));
     if (Step(StrCat("unpinning ", pin))) Settle(bpf::DestroyLink(StrCat(dir, "/", pin)), line);
   }
 }
@@ -224,12 +228,14 @@ void Undoer::UnmountBpffs() {
 void Undoer::RemoveStateFiles() {
   const std::optional<pid_t> runner = sys::FileLock::Holder(RunLockPath(paths_));
   if (runner.has_value() && *runner != getpid() && undone_.found) {
-    undone_.lines.push_back(StrCat("process ", *runner, " still runs: its sessions go on, new connections are ",
+    undone_.lines.push_back(StrCat("process ", *runner,
+                                   " still runs: its sessions go on, new connections are ",
                                    "no longer steered to it"));
   }
   if (!Step("removing the state files")) return;
   // The journal goes last.
-  for (const std::string& path : {StatePath(paths_), ConfigTextPath(paths_), ConfigJsonPath(paths_), JournalPath(paths_)}) {
+  for (const std::string& path :
+       {StatePath(paths_), ConfigTextPath(paths_), ConfigJsonPath(paths_), JournalPath(paths_)}) {
     error_.Update(sys::Remove(path + ".tmp").status());
     error_.Update(sys::Remove(path).status());
   }

@@ -221,6 +221,57 @@ bool CompilePrefixes(const Policy& policy, std::vector<Prefix> Rule::*member, Cl
   return true;
 }
 
+// Lays the prefixes of one dimension out as steps; see struct tpx_tables. They
+// come outer before inner, so that a step is only ever split, never overwritten.
+class StepTable {
+ public:
+  StepTable(tpx_tables& tables, size_t dimension, uint32_t miss_class)
+      : tables_(tables),
+        root_(tables.root[dimension]),
+        next_(static_cast<uint16_t>(dimension * TPX_MAX_BLOCKS / 2)),
+        end_(static_cast<uint16_t>(next_ + TPX_MAX_BLOCKS / 2)) {
+    root_[0] = root_[1] = static_cast<uint16_t>(miss_class);
+  }
+
+  void Insert(const Prefix& prefix, uint32_t number) {
+    const auto* bytes = reinterpret_cast<const uint8_t*>(&prefix.addr.raw);
+    const bool v4 = prefix.length >= 96 && prefix.is_v4();
+    if (!v4 && Covers(prefix, V4Root())) root_[1] = static_cast<uint16_t>(number);
+    uint16_t* step = &root_[v4 ? 1 : 0];
+    size_t byte = v4 ? 12 : 0;
+    for (size_t bits = prefix.length - 8 * byte; bits > 0; ++byte) {
+      uint16_t* block = Split(*step);
+      if (block == nullptr) return;
+      step = &block[bytes[byte]];
+      if (bits < 8) {
+        std::fill_n(step, size_t{1} << (8 - bits), static_cast<uint16_t>(number));
+        return;
+      }
+      bits -= 8;
+    }
+    *step = static_cast<uint16_t>(number);
+  }
+
+ private:
+  // The block behind `step`; null where the trie has to be asked.
+  uint16_t* Split(uint16_t& step) {
+    if (step == TPX_STEP_TRIE) return nullptr;
+    if ((step & TPX_STEP_BLOCK) == 0) {
+      if (next_ == end_) {
+        step = TPX_STEP_TRIE;
+        return nullptr;
+      }
+      std::fill_n(tables_.block[next_], 256, step);
+      step = TPX_STEP_BLOCK | next_++;
+    }
+    return tables_.block[step & ~TPX_STEP_BLOCK];
+  }
+
+  tpx_tables& tables_;
+  uint16_t (&root_)[2];
+  uint16_t next_, end_;
+};
+
 }  // namespace
 
 absl::StatusOr<CompiledPolicy> Compile(const Policy& policy) {
@@ -256,6 +307,12 @@ absl::StatusOr<CompiledPolicy> Compile(const Policy& policy) {
   if (classes.overflowed()) {
     return absl::ResourceExhaustedError(StrCat("the rules overlap in more than TPX_MAX_CLASSES (",
                                                TPX_MAX_CLASSES, ") different ways; merge rules or sets"));
+  }
+  for (size_t dimension : {TPX_DIM_SRC, TPX_DIM_DST}) {
+    StepTable steps(tables, dimension, tables.miss_class[dimension]);
+    for (const auto& [key, number] : compiled.prefixes[dimension]) {
+      steps.Insert({IpAddr{key.addr}, static_cast<uint8_t>(key.prefixlen)}, number);
+    }
   }
   return compiled;
 }

@@ -8,8 +8,8 @@
 #include <cerrno>
 #include <cstdio>
 
-#include "tpx/base/strings.h"
 #include "tpx/base/status.h"
+#include "tpx/base/strings.h"
 
 namespace tpx::sys {
 namespace {

@@ -11,8 +11,8 @@
 #include <thread>
 
 #include "absl/strings/numbers.h"
-#include "tpx/base/strings.h"
 #include "tpx/base/status.h"
+#include "tpx/base/strings.h"
 #include "tpx/sys/file.h"
 
 namespace tpx::sys {
@@ -22,7 +22,8 @@ constexpr std::chrono::milliseconds kRetry{20};
 
 // False when the file was deleted or replaced since it was opened.
 bool StillAt(const std::string& path, int fd) {
-  struct stat opened {}, named {};
+  struct stat opened {
+  }, named{};
   return fstat(fd, &opened) == 0 && stat(path.c_str(), &named) == 0 && opened.st_ino == named.st_ino &&
          opened.st_dev == named.st_dev;
 }

@@ -10,8 +10,8 @@
 #include <cstring>
 #include <memory>
 
-#include "tpx/base/strings.h"
 #include "tpx/base/status.h"
+#include "tpx/base/strings.h"
 
 namespace tpx::sys {
 namespace {

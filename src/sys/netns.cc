@@ -7,8 +7,8 @@
 #include <cerrno>
 #include <memory>
 
-#include "tpx/base/strings.h"
 #include "tpx/base/status.h"
+#include "tpx/base/strings.h"
 
 namespace tpx::sys {
 namespace {

@@ -28,7 +28,8 @@ absl::Status NotifyServiceManager(std::string_view state) {
   UniqueFd fd(socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0));
   if (!fd) return ErrnoStatus(errno, "socket for NOTIFY_SOCKET");
   const socklen_t size = static_cast<socklen_t>(offsetof(sockaddr_un, sun_path) + length);
-  if (sendto(fd.get(), state.data(), state.size(), MSG_NOSIGNAL, reinterpret_cast<sockaddr*>(&address), size) < 0) {
+  if (sendto(fd.get(), state.data(), state.size(), MSG_NOSIGNAL, reinterpret_cast<sockaddr*>(&address),
+             size) < 0) {
     return ErrnoStatus(errno, "sendto NOTIFY_SOCKET");
   }
   return absl::OkStatus();

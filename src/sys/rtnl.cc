@@ -84,9 +84,7 @@ class Attributes {
   uint8_t U8(size_t type, uint8_t otherwise = 0) const {
     return Fits(type, 1) ? mnl_attr_get_u8(at_[type]) : otherwise;
   }
-  std::string Text(size_t type) const {
-    return Has(type) ? AttributeText(at_[type]) : "";
-  }
+  std::string Text(size_t type) const { return Has(type) ? AttributeText(at_[type]) : ""; }
   std::optional<IpAddr> Address(size_t type) const {
     IpAddr addr;
     if (Fits(type, 16)) {
@@ -122,14 +120,14 @@ std::string ExtendedAck(const nlmsghdr& message) {
 }
 
 absl::Status ToStatus(const nlmsghdr& message, std::string_view what) {
-  if (mnl_nlmsg_get_payload_len(&message) < sizeof(nlmsgerr)) return absl::InternalError("short netlink error");
+  if (mnl_nlmsg_get_payload_len(&message) < sizeof(nlmsgerr))
+    return absl::InternalError("short netlink error");
   const int error = -static_cast<const nlmsgerr*>(mnl_nlmsg_get_payload(&message))->error;
   if (error == 0) return absl::OkStatus();
   absl::Status status = ErrnoStatus(error, what);
   const std::string reason = ExtendedAck(message);
   if (error == ESRCH) status = absl::NotFoundError(status.message());
-  return reason.empty() ? status
-                        : absl::Status(status.code(), StrCat(status.message(), " (", reason, ")"));
+  return reason.empty() ? status : absl::Status(status.code(), StrCat(status.message(), " (", reason, ")"));
 }
 
 void PutRule(Request& request, const PolicyRule& rule) {
@@ -165,8 +163,8 @@ constexpr uint16_t kCreate = NLM_F_ACK | NLM_F_CREATE | NLM_F_EXCL;
 std::string_view FamilyName(Family family) { return family == Family::kIpv4 ? "IPv4" : "IPv6"; }
 
 std::string PolicyRule::ToString() const {
-  return absl::StrFormat("%s rule %u: iif %s fwmark 0x%x/0x%x lookup %u", FamilyName(family), priority, iif, mark,
-                         mask, table);
+  return absl::StrFormat("%s rule %u: iif %s fwmark 0x%x/0x%x lookup %u", FamilyName(family), priority, iif,
+                         mark, mask, table);
 }
 
 std::string LocalRoute::ToString() const {
@@ -205,7 +203,8 @@ absl::Status Rtnl::Change(nlmsghdr& request, std::string_view what) {
     int left = static_cast<int>(received);
     for (auto* message = reinterpret_cast<nlmsghdr*>(buffer.data()); mnl_nlmsg_ok(message, left);
          message = mnl_nlmsg_next(message, &left)) {
-      if (message->nlmsg_seq == sequence_ && message->nlmsg_type == NLMSG_ERROR) return ToStatus(*message, what);
+      if (message->nlmsg_seq == sequence_ && message->nlmsg_type == NLMSG_ERROR)
+        return ToStatus(*message, what);
     }
   }
 }
@@ -222,7 +221,8 @@ absl::Status Rtnl::Dump(nlmsghdr& request, std::string_view what, const std::fun
   return absl::UnavailableError(StrCat(what, ": the table keeps changing, try again"));
 }
 
-absl::Status Rtnl::ReadDump(uint32_t sequence, std::string_view what, const Visitor& visit, bool* interrupted) {
+absl::Status Rtnl::ReadDump(uint32_t sequence, std::string_view what, const Visitor& visit,
+                            bool* interrupted) {
   std::vector<char> buffer(kReceiveBytes);
   while (true) {
     const ssize_t received = recv(fd_.get(), buffer.data(), buffer.size(), 0);
@@ -262,8 +262,9 @@ absl::StatusOr<std::vector<PolicyRule>> Rtnl::ListRules() {
     const std::vector<PolicyRule> before = rules;
     Request request(RTM_GETRULE, NLM_F_DUMP);
     request.Extra<fib_rule_hdr>().family = NativeFamily(family);
-    absl::Status status =
-        Dump(request.header(), "list rules", [&] { rules = before; }, [&](const nlmsghdr& message) {
+    absl::Status status = Dump(
+        request.header(), "list rules", [&] { rules = before; },
+        [&](const nlmsghdr& message) {
           const auto attrs = Attributes::After<fib_rule_hdr>(message);
           if (attrs.U8(FRA_PROTOCOL) != kRouteProtocol) return;
           rules.push_back({.family = family,
@@ -298,8 +299,9 @@ absl::StatusOr<std::vector<LocalRoute>> Rtnl::ListRoutes(uint32_t table) {
     Request request(RTM_GETROUTE, NLM_F_DUMP);
     request.Extra<rtmsg>().rtm_family = NativeFamily(family);
     request.Put(RTA_TABLE, table);
-    absl::Status status =
-        Dump(request.header(), "list routes", [&] { routes = before; }, [&](const nlmsghdr& message) {
+    absl::Status status = Dump(
+        request.header(), "list routes", [&] { routes = before; },
+        [&](const nlmsghdr& message) {
           const auto attrs = Attributes::After<rtmsg>(message);
           const auto& header = *static_cast<const rtmsg*>(mnl_nlmsg_get_payload(&message));
           const uint32_t in = attrs.U32(RTA_TABLE, header.rtm_table);
@@ -318,8 +320,9 @@ absl::StatusOr<std::vector<LinkInfo>> Rtnl::ListLinks() {
   std::vector<LinkInfo> links;
   Request request(RTM_GETLINK, NLM_F_DUMP);
   request.Extra<ifinfomsg>().ifi_family = AF_UNSPEC;
-  TPX_RETURN_IF_ERROR(
-      Dump(request.header(), "list links", [&] { links.clear(); }, [&](const nlmsghdr& message) {
+  TPX_RETURN_IF_ERROR(Dump(
+      request.header(), "list links", [&] { links.clear(); },
+      [&](const nlmsghdr& message) {
         const auto& header = *static_cast<const ifinfomsg*>(mnl_nlmsg_get_payload(&message));
         const auto attrs = Attributes::After<ifinfomsg>(message);
         links.push_back({.index = header.ifi_index,
@@ -334,8 +337,9 @@ absl::StatusOr<std::vector<AddressInfo>> Rtnl::ListAddresses() {
   std::vector<AddressInfo> addresses;
   Request request(RTM_GETADDR, NLM_F_DUMP);
   request.Extra<ifaddrmsg>().ifa_family = AF_UNSPEC;
-  TPX_RETURN_IF_ERROR(
-      Dump(request.header(), "list addresses", [&] { addresses.clear(); }, [&](const nlmsghdr& message) {
+  TPX_RETURN_IF_ERROR(Dump(
+      request.header(), "list addresses", [&] { addresses.clear(); },
+      [&](const nlmsghdr& message) {
         const auto& header = *static_cast<const ifaddrmsg*>(mnl_nlmsg_get_payload(&message));
         const auto attrs = Attributes::After<ifaddrmsg>(message);
         // On a point-to-point device IFA_ADDRESS is the peer's.
@@ -354,8 +358,9 @@ absl::StatusOr<bool> Rtnl::HasIngressQdisc(int ifindex) {
   bool found = false;
   Request request(RTM_GETQDISC, NLM_F_DUMP);
   request.Extra<tcmsg>().tcm_ifindex = ifindex;
-  TPX_RETURN_IF_ERROR(
-      Dump(request.header(), "list qdiscs", [&] { found = false; }, [&](const nlmsghdr& message) {
+  TPX_RETURN_IF_ERROR(Dump(
+      request.header(), "list qdiscs", [&] { found = false; },
+      [&](const nlmsghdr& message) {
         const auto& header = *static_cast<const tcmsg*>(mnl_nlmsg_get_payload(&message));
         // Some kernels send every device's, whatever the request says.
         found |= header.tcm_ifindex == ifindex && header.tcm_parent == TC_H_CLSACT;
@@ -370,8 +375,8 @@ absl::StatusOr<bool> Rtnl::HasFilters(int ifindex) {
     auto& header = request.Extra<tcmsg>();
     header.tcm_ifindex = ifindex;
     header.tcm_parent = TC_H_MAKE(TC_H_CLSACT, hook);
-    TPX_RETURN_IF_ERROR(
-        Dump(request.header(), "list filters", [] {}, [&](const nlmsghdr&) { found = true; }));
+    TPX_RETURN_IF_ERROR(Dump(
+        request.header(), "list filters", [] {}, [&](const nlmsghdr&) { found = true; }));
   }
   return found;
 }

@@ -69,7 +69,7 @@ class Crash(product.TestCase):
     def test_A1_A2_bpf_calls_that_fail_at_load(self):
         steps = self.steps(*self.load_words())
         self.tpx.detach()
-        for call, number in self.thinned([s for s in steps if s[0] == "bpf"], 30):
+        for call, number in self.thinned([s for s in steps if s[0] == "bpf"], 20):
             with self.subTest(call=call, number=number):
                 done = self.inject("error=ENOMEM", call, number, *self.load_words())
                 self.assertIn(done.returncode, (0, 1), done.stderr)
@@ -82,7 +82,7 @@ class Crash(product.TestCase):
     def test_A3_netlink_and_files_that_fail_at_load(self):
         steps = self.steps(*self.load_words())
         self.tpx.detach()
-        for call, number in self.thinned([s for s in steps if s[0] != "bpf"], 30):
+        for call, number in self.thinned([s for s in steps if s[0] != "bpf"], 20):
             with self.subTest(call=call, number=number):
                 done = self.inject("error=ENOSPC", call, number, *self.load_words())
                 self.assertIn(done.returncode, (0, 1), done.stderr)
@@ -93,7 +93,7 @@ class Crash(product.TestCase):
     def test_A4_killed_at_every_step_of_load(self):
         steps = self.steps(*self.load_words())
         self.tpx.detach()
-        for turn, (call, number) in enumerate(self.thinned(steps, 60)):
+        for turn, (call, number) in enumerate(self.thinned(steps, 40)):
             with self.subTest(call=call, number=number):
                 self.inject("signal=SIGKILL", call, number, *self.load_words())
                 self.assert_traffic_passes()
@@ -106,7 +106,7 @@ class Crash(product.TestCase):
     def test_A4_killed_at_every_step_of_detach(self):
         self.tpx.load()
         steps = self.steps("detach")
-        for turn, (call, number) in enumerate(self.thinned(steps, 40)):
+        for turn, (call, number) in enumerate(self.thinned(steps, 30)):
             with self.subTest(call=call, number=number):
                 self.tpx.load()
                 self.inject("signal=SIGKILL", call, number, "detach")
@@ -119,7 +119,7 @@ class Crash(product.TestCase):
     def test_A4_killed_at_every_step_of_reload(self):
         self.tpx.start()
         steps = self.steps("reload", "--config", self.tpx.config)
-        for call, number in self.thinned(steps, 30):
+        for call, number in self.thinned(steps, 20):
             with self.subTest(call=call, number=number):
                 self.inject("signal=SIGKILL", call, number, "reload", "--config", self.tpx.config)
                 for family in harness.FAMILIES:

@@ -61,7 +61,8 @@ class Peer:
         self.process = namespace.popen(
             "/usr/bin/python3", HERE / "peer.py", *args, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         self._lines = queue.Queue()
-        threading.Thread(target=self._pump, daemon=True).start()
+        self._pumping = threading.Thread(target=self._pump, daemon=True)
+        self._pumping.start()
 
     def _pump(self):
         for line in self.process.stdout:
@@ -85,6 +86,8 @@ class Peer:
     def close(self):
         end(self.process)
         self.process.stdin.close()
+        self._pumping.join()
+        self.process.stdout.close()
 
 
 def end(process):

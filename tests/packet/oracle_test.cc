@@ -2,6 +2,7 @@
 // Random policies and packets: the programs must say what a plain reading of the rules says.
 #include <netinet/in.h>
 
+#include <cstdio>
 #include <random>
 #include <sstream>
 
@@ -157,6 +158,33 @@ TEST_F(Oracle, ProgramsAgreeWithAPlainReadingOfTheRules) {
       ASSERT_EQ(runner().RuleHits(runner().generation(), static_cast<uint32_t>(i)), expected[i])
           << "seed " << seed << " rule " << i;
     }
+  }
+}
+
+TEST_F(Oracle, PrefixesBeyondTheBlocksAreFoundInTheTrie) {
+  // Each needs a block of its own: more than there are, for either address.
+  Dice dice(7);
+  constexpr uint32_t kPrefixes = TPX_MAX_BLOCKS;
+  policy::Rule rule = RuleFor({}, TPX_ACTION_DROP);
+  auto address = [](bool v4, uint32_t i) {
+    char text[64];
+    v4 ? std::snprintf(text, sizeof(text), "198.%u.%u.7", 51 + i / 256, i % 256)
+       : std::snprintf(text, sizeof(text), "2001:db8:%x::7", i);
+    return test::Address(text);
+  };
+  for (uint32_t i = 0; i < kPrefixes; ++i) {
+    rule.dst.push_back({address(true, i), 128});
+    rule.dst.push_back({address(false, i), 128});
+  }
+  policy::Policy policy = PolicyOf({rule});
+  runner().Publish(policy);
+  for (uint32_t i = 0; i < 2000; ++i) {
+    bool v4 = dice.OneIn(2), listed = dice.OneIn(2);
+    policy::TestFlow flow{dice.Address(v4, true), address(v4, dice.Below(kPrefixes + 256)), IPPROTO_TCP, 1, 2};
+    auto* last = reinterpret_cast<uint8_t*>(&flow.dst.raw) + 15;
+    *last = static_cast<uint8_t>(listed ? *last : 6 + dice.Below(3));
+    Compare(policy, flow, false);
+    ASSERT_FALSE(HasFatalFailure()) << flow.dst.ToString();
   }
 }
 

@@ -95,6 +95,15 @@ TEST_P(OnTheWire, P14_SegmentsToBeCutLater) {
   EXPECT_EQ(Counted(), Once("RULE_DROP"));
 }
 
+TEST_P(OnTheWire, ARefusedSynComesBackAsReset) {
+  wire().Send(SynTo(kRejected).Build());
+  EXPECT_EQ(Counted(), Once("RULE_REJECT"));
+  const size_t flags = kEthernetBytes + (v4() ? 20 : 40) + 13;
+  auto reset = wire().Receive([&](const Bytes& frame) { return frame.size() == flags + 7 && frame[flags] == 0x14; });
+  ASSERT_TRUE(reset.has_value());
+  EXPECT_TRUE(ChecksumsHold(*reset));
+}
+
 TEST_P(OnTheWire, P08_DevicesWithoutAnEthernetHeader) {
   Tunnel tunnel;
   UniqueFd link = AttachIngress(Tunnel::kDevice, runner().program_fd(Hook::kLan));

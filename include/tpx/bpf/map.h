@@ -67,7 +67,8 @@ class Map {
     TPX_ASSIGN_OR_RETURN(UniqueFd fd, OpenPinnedMap(path, Shape(type), access));
     return Map(std::move(fd), path.substr(path.rfind('/') + 1));
   }
-  static absl::StatusOr<Map> Create(const char* name, bpf_map_type type, uint32_t max_entries, uint32_t flags = 0) {
+  static absl::StatusOr<Map> Create(const char* name, bpf_map_type type, uint32_t max_entries,
+                                    uint32_t flags = 0) {
     TPX_ASSIGN_OR_RETURN(UniqueFd fd, CreateMap({name, Shape(type), max_entries, flags}));
     return Map(std::move(fd), name);
   }
@@ -89,7 +90,8 @@ class Map {
     std::vector<K> keys;
     K next{};
     while (true) {
-      TPX_ASSIGN_OR_RETURN(bool more, NextKey(fd_.get(), keys.empty() ? nullptr : &keys.back(), &next, name_));
+      TPX_ASSIGN_OR_RETURN(bool more,
+                           NextKey(fd_.get(), keys.empty() ? nullptr : &keys.back(), &next, name_));
       if (!more) return keys;
       keys.push_back(next);
     }
@@ -109,8 +111,8 @@ class PerCpuArray {
 
  public:
   static absl::StatusOr<PerCpuArray> OpenPinned(const std::string& path, Access access) {
-    TPX_ASSIGN_OR_RETURN(UniqueFd fd,
-                         OpenPinnedMap(path, {BPF_MAP_TYPE_PERCPU_ARRAY, sizeof(uint32_t), sizeof(V)}, access));
+    TPX_ASSIGN_OR_RETURN(
+        UniqueFd fd, OpenPinnedMap(path, {BPF_MAP_TYPE_PERCPU_ARRAY, sizeof(uint32_t), sizeof(V)}, access));
     TPX_ASSIGN_OR_RETURN(size_t cpus, PossibleCpus());
     return PerCpuArray(std::move(fd), path.substr(path.rfind('/') + 1), cpus);
   }

@@ -30,9 +30,9 @@ absl::Status CheckPinRoot(const std::string& root, std::vector<std::string>& not
 absl::Status SecurePinDir(const std::string& dir, std::vector<std::string>& notes);
 
 bool Exists(const std::string& path);
-absl::Status CreatePinDir(const std::string& dir);                                  // 0700
-absl::Status PublishPinDir(const std::string& stage, const std::string& dir);       // never replaces
-absl::StatusOr<std::vector<std::string>> ListPins(const std::string& dir);          // names; empty if none
-absl::StatusOr<bool> RemovePinDir(const std::string& dir);                          // with its pins
+absl::Status CreatePinDir(const std::string& dir);                             // 0700
+absl::Status PublishPinDir(const std::string& stage, const std::string& dir);  // never replaces
+absl::StatusOr<std::vector<std::string>> ListPins(const std::string& dir);     // names; empty if none
+absl::StatusOr<bool> RemovePinDir(const std::string& dir);                     // with its pins
 
 }  // namespace tpx::bpf

@@ -40,8 +40,8 @@ class SharedArray {
  public:
   static absl::StatusOr<SharedArray> OpenPinned(const std::string& path, size_t size, Access access) {
     // The kernel maps no map through a read-only descriptor; the mapping itself can be read-only.
-    TPX_ASSIGN_OR_RETURN(
-        UniqueFd fd, OpenPinnedMap(path, {BPF_MAP_TYPE_ARRAY, sizeof(uint32_t), sizeof(T)}, Access::kReadWrite));
+    TPX_ASSIGN_OR_RETURN(UniqueFd fd, OpenPinnedMap(path, {BPF_MAP_TYPE_ARRAY, sizeof(uint32_t), sizeof(T)},
+                                                    Access::kReadWrite));
     TPX_ASSIGN_OR_RETURN(Mapping mapping, Mapping::Create(fd.get(), size * sizeof(T), access));
     return SharedArray(std::move(mapping), size);
   }

@@ -67,8 +67,8 @@ using Checkpoint = std::function<absl::Status(std::string_view step)>;
 
 // Attaches and pins everything and publishes the policy. Changes nothing and
 // says so when this instance is loaded. `config_text` is kept for `status`.
-absl::StatusOr<LoadReport> Load(const Paths& paths, const policy::Config& config, std::string_view config_text,
-                                const Checkpoint& checkpoint = nullptr);
+absl::StatusOr<LoadReport> Load(const Paths& paths, const policy::Config& config,
+                                std::string_view config_text, const Checkpoint& checkpoint = nullptr);
 
 // What Load would do, after all its checks.
 absl::StatusOr<LoadReport> PlanLoad(const Paths& paths, const policy::Config& config);

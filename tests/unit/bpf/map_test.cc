@@ -91,11 +91,13 @@ TEST_F(MapTest, BatchFillsATrieOfManyCalls) {
   std::vector<Key> keys(kCount);
   std::vector<uint32_t> values(kCount);
   for (uint32_t i = 0; i < kCount; ++i) keys[i] = {32, i}, values[i] = i;
-  ASSERT_TRUE(UpdateBatch(map->fd(), keys.data(), sizeof(Key), values.data(), sizeof(uint32_t), kCount, "t").ok());
+  ASSERT_TRUE(
+      UpdateBatch(map->fd(), keys.data(), sizeof(Key), values.data(), sizeof(uint32_t), kCount, "t").ok());
   EXPECT_EQ(*map->Lookup({32, 0}), 0U);
   EXPECT_EQ(*map->Lookup({32, kCount - 1}), kCount - 1);
   keys[kCount / 2].length = 33;
-  EXPECT_FALSE(UpdateBatch(map->fd(), keys.data(), sizeof(Key), values.data(), sizeof(uint32_t), kCount, "t").ok());
+  EXPECT_FALSE(
+      UpdateBatch(map->fd(), keys.data(), sizeof(Key), values.data(), sizeof(uint32_t), kCount, "t").ok());
 }
 
 }  // namespace

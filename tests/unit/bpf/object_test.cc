@@ -28,12 +28,14 @@ TEST(SummariseLog, NamesTheProgramAndShowsTheEndOfItsLog) {
 }
 
 TEST(SummariseLog, TakesTheFirstMessageWhereNoProgramFailed) {
-  EXPECT_EQ(SummariseLog("libbpf: map 'tpx_flows': failed to create: Cannot allocate memory(-12)\nlibbpf: more\n"),
-            "libbpf: map 'tpx_flows': failed to create: Cannot allocate memory(-12)");
+  EXPECT_EQ(
+      SummariseLog("libbpf: map 'tpx_flows': failed to create: Cannot allocate memory(-12)\nlibbpf: more\n"),
+      "libbpf: map 'tpx_flows': failed to create: Cannot allocate memory(-12)");
 }
 
 TEST(SummariseLog, CopesWithAnything) {
-  for (const char* log : {"", "\n", "-- BEGIN PROG LOAD LOG --\n", "'", "x -- BEGIN PROG LOAD LOG --\nno end"}) {
+  for (const char* log :
+       {"", "\n", "-- BEGIN PROG LOAD LOG --\n", "'", "x -- BEGIN PROG LOAD LOG --\nno end"}) {
     (void)SummariseLog(log);
   }
 }

@@ -70,7 +70,8 @@ std::string ControlLab::Output(const std::string& command) {
 
 std::string ControlLab::Dump() const {
   std::string dump = Output(
-      "ip -4 rule; ip -6 rule; ip -4 route show table all; ip -6 route show table all; ip -o link; tc qdisc show;"
+      "ip -4 rule; ip -6 rule; ip -4 route show table all; ip -6 route show table all; ip -o link; tc qdisc "
+      "show;"
       "cat /proc/sys/net/ipv4/ip_forward /proc/sys/net/ipv[46]/conf/*/* 2>/dev/null | md5sum");
   for (const char* device : kDevices) {
     dump += TcxPrograms(device) + Output(StrCat("tc filter show dev ", device, " ingress"));
@@ -89,7 +90,8 @@ policy::Config ControlLab::TestConfig(policy::AttachMode mode) {
                                  .sports = {},
                                  .dports = {{80, 80}},
                                  .action = TPX_ACTION_PROXY});
-  config.policy.rules.push_back({.name = "default", .protocols = {}, .src = {}, .dst = {}, .sports = {}, .dports = {}});
+  config.policy.rules.push_back(
+      {.name = "default", .protocols = {}, .src = {}, .dst = {}, .sports = {}, .dports = {}});
   return config;
 }
 

@@ -16,7 +16,8 @@ const std::vector<JournalEntry> kEntries = {
     BpffsEntry{"/sys/fs/with a blank"},
     QdiscEntry{7},
     FilterEntry{{.ifindex = 7, .priority = 1, .handle = 9}},
-    sys::PolicyRule{.family = sys::Family::kIpv6, .iif = "eth0.100", .mark = 1, .mask = 3, .table = 9, .priority = 4},
+    sys::PolicyRule{
+        .family = sys::Family::kIpv6, .iif = "eth0.100", .mark = 1, .mask = 3, .table = 9, .priority = 4},
     sys::LocalRoute{.family = sys::Family::kIpv4, .table = 9},
 };
 

@@ -1,11 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "tpx/control/lifecycle.h"
 
+#include <fcntl.h>
 #include <gmock/gmock.h>
 #include <sched.h>
 #include <sys/stat.h>
-
-#include <fcntl.h>
 
 #include <fstream>
 #include <thread>
@@ -26,8 +25,11 @@ using ::testing::IsEmpty;
 constexpr char kForeignFilter[] = "bpf bytecode '1,6 0 0 0' classid 1:1";
 
 class Lifecycle : public ControlLab, public ::testing::WithParamInterface<policy::AttachMode> {};
-INSTANTIATE_TEST_SUITE_P(Modes, Lifecycle, ::testing::Values(policy::AttachMode::kTcx, policy::AttachMode::kClsact),
-                         [](const auto& mode) { return mode.param == policy::AttachMode::kTcx ? "tcx" : "clsact"; });
+INSTANTIATE_TEST_SUITE_P(Modes, Lifecycle,
+                         ::testing::Values(policy::AttachMode::kTcx, policy::AttachMode::kClsact),
+                         [](const auto& mode) {
+                           return mode.param == policy::AttachMode::kTcx ? "tcx" : "clsact";
+                         });
 
 class LoadTest : public ControlLab {};
 
@@ -138,7 +140,8 @@ TEST_F(LoadTest, UnknownInterfaceNamesSimilarOnesAndChangesNothing) {
   config.interfaces.lan = {"lan7"};
   const auto report = Load(paths_, config, "");
   ASSERT_FALSE(report.ok());
-  EXPECT_THAT(std::string(report.status().message()), HasSubstr("no interface 'lan7'; similar: lan0, lan0p, lan1"));
+  EXPECT_THAT(std::string(report.status().message()),
+              HasSubstr("no interface 'lan7'; similar: lan0, lan0p, lan1"));
   EXPECT_EQ(Dump(), before);
 }
 

@@ -16,7 +16,8 @@ class ReloadTest : public ControlLab {};
 
 TEST_F(ReloadTest, NeedsSomethingLoaded) {
   const std::string before = Dump();
-  EXPECT_THAT(std::string(Reload(paths_, TestConfig(), "").status().message()), HasSubstr("nothing is loaded"));
+  EXPECT_THAT(std::string(Reload(paths_, TestConfig(), "").status().message()),
+              HasSubstr("nothing is loaded"));
   EXPECT_EQ(Dump(), before);
 }
 

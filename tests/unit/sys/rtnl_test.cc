@@ -34,8 +34,12 @@ class RtnlTest : public ::testing::Test {
 
 TEST_F(RtnlTest, RulesOfBothFamiliesComeAndGo) {
   for (Family family : kFamilies) {
-    const PolicyRule rule{
-        .family = family, .iif = "a0", .mark = 0x20000000, .mask = 0x60000000, .table = 2184, .priority = 100};
+    const PolicyRule rule{.family = family,
+                          .iif = "a0",
+                          .mark = 0x20000000,
+                          .mask = 0x60000000,
+                          .table = 2184,
+                          .priority = 100};
     ASSERT_TRUE(rtnl_->AddRule(rule).ok());
     EXPECT_TRUE(absl::IsAlreadyExists(rtnl_->AddRule(rule)));
     EXPECT_THAT(*rtnl_->ListRules(), ElementsAre(rule));
@@ -51,8 +55,8 @@ TEST_F(RtnlTest, RulesOfBothFamiliesComeAndGo) {
 TEST_F(RtnlTest, RulesOfOthersAreNotListedNorDeleted) {
   Sh("ip rule add iif a0 fwmark 1/1 lookup 9 priority 100 protocol 4");
   EXPECT_THAT(*rtnl_->ListRules(), IsEmpty());
-  EXPECT_TRUE(absl::IsNotFound(
-      rtnl_->DeleteRule({.family = Family::kIpv4, .iif = "a0", .mark = 1, .mask = 1, .table = 9, .priority = 100})));
+  EXPECT_TRUE(absl::IsNotFound(rtnl_->DeleteRule(
+      {.family = Family::kIpv4, .iif = "a0", .mark = 1, .mask = 1, .table = 9, .priority = 100})));
 }
 
 TEST_F(RtnlTest, LocalRoutesOfBothFamiliesComeAndGo) {
@@ -70,7 +74,8 @@ TEST_F(RtnlTest, LocalRoutesOfBothFamiliesComeAndGo) {
 }
 
 TEST_F(RtnlTest, ErrorsCarryTheKernelsExplanation) {
-  const absl::Status status = rtnl_->AddRule({.family = Family::kIpv4, .iif = std::string(20, 'x'), .table = 7});
+  const absl::Status status =
+      rtnl_->AddRule({.family = Family::kIpv4, .iif = std::string(20, 'x'), .table = 7});
   EXPECT_THAT(std::string(status.message()), ::testing::HasSubstr("("));
 }
 
@@ -85,9 +90,11 @@ TEST_F(RtnlTest, LinksAndAddressesAreListed) {
   bool v6 = false;
   for (const AddressInfo& info : *rtnl_->ListAddresses()) {
     if (info.addr == *IpAddr::Parse("192.0.2.1")) {
-      v4 = info.prefix_length == 120 && info.index == a0->index && info.broadcast == *IpAddr::Parse("192.0.2.255");
+      v4 = info.prefix_length == 120 && info.index == a0->index &&
+           info.broadcast == *IpAddr::Parse("192.0.2.255");
     }
-    v6 |= info.addr == *IpAddr::Parse("2001:db8::1") && info.prefix_length == 64 && !info.broadcast.has_value();
+    v6 |=
+        info.addr == *IpAddr::Parse("2001:db8::1") && info.prefix_length == 64 && !info.broadcast.has_value();
   }
   EXPECT_TRUE(v4);
   EXPECT_TRUE(v6);
