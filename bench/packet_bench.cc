@@ -30,9 +30,11 @@ std::string Network(const Family& family, bool clients, uint32_t i) {
   char text[64];
   if (family.name == kV4.name) {
     const uint32_t j = clients ? i % 200 : i;
-    std::snprintf(text, sizeof(text), "%s.%u.%u.0/24", clients ? "192" : "198", clients ? 1 : 48 + j / 256, j % 256);
+    std::snprintf(text, sizeof(text), "%s.%u.%u.0/24", clients ? "192" : "198", clients ? 1 : 48 + j / 256,
+                  j % 256);
   } else {
-    std::snprintf(text, sizeof(text), "2001:db8:%s%x::/48", clients ? "1" : "2", 0x100 + (clients ? i % 200 : i));
+    std::snprintf(text, sizeof(text), "2001:db8:%s%x::/48", clients ? "1" : "2",
+                  0x100 + (clients ? i % 200 : i));
   }
   return text;
 }
@@ -64,7 +66,8 @@ class Bench {
  public:
   Bench() { runner_.StartWorkers(2); }
 
-  void Run(benchmark::State& state, const std::string& name, const policy::Policy& policy, const Bytes& frame) {
+  void Run(benchmark::State& state, const std::string& name, const policy::Policy& policy,
+           const Bytes& frame) {
     runner_.Publish(policy);
     constexpr uint32_t kPackets = 100'000;
     double best = 1e9;
@@ -96,13 +99,19 @@ class Bench {
 };
 
 void Register(Bench& bench, const std::string& name, const policy::Policy& policy, const Packet& packet) {
-  benchmark::RegisterBenchmark(name.c_str(), [&bench, name, policy, frame = packet.Build()](benchmark::State& state) {
-    bench.Run(state, name, policy, frame);
-  })->UseManualTime()->Iterations(15)->Unit(benchmark::kNanosecond);
+  benchmark::RegisterBenchmark(name.c_str(),
+                               [&bench, name, policy, frame = packet.Build()](benchmark::State& state) {
+                                 bench.Run(state, name, policy, frame);
+                               })
+      ->UseManualTime()
+      ->Iterations(15)
+      ->Unit(benchmark::kNanosecond);
 }
 
 void RegisterFamily(Bench& bench, const Family& family, uint16_t known_port) {
-  auto from_client = [&family](uint16_t port) { return Packet().Ip(family.client, family.server).Tcp(port, kPort); };
+  auto from_client = [&family](uint16_t port) {
+    return Packet().Ip(family.client, family.server).Tcp(port, kPort);
+  };
   for (uint32_t rules : {1, 1000}) {
     const policy::Policy proxy = PolicyOfSize(family, rules, TPX_ACTION_PROXY);
     Register(bench, Bench::Name("new_flow", family.name, rules), proxy, from_client(40000).Syn());
@@ -126,7 +135,8 @@ int main(int argc, char** argv) {
   Bench bench;
   std::vector<std::unique_ptr<Connection>> connections;
   for (const Family& family : {kV4, kV6}) {
-    tpx::Endpoint client{*tpx::IpAddr::Parse(family.client), 0}, server{*tpx::IpAddr::Parse(family.server), kPort};
+    tpx::Endpoint client{*tpx::IpAddr::Parse(family.client), 0},
+        server{*tpx::IpAddr::Parse(family.server), kPort};
     connections.push_back(std::make_unique<Connection>(client, server));
     RegisterFamily(bench, family, connections.back()->client().port);
   }

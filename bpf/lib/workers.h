@@ -12,9 +12,9 @@
 #include "policy.h"
 
 enum availability {
-  WORKERS_DOWN, /* nobody is alive */
-  WORKERS_BUSY, /* somebody is alive, nobody takes new flows */
-  WORKER_FOUND,
+  WORKERS_DOWN = 0, /* nobody is alive */
+  WORKERS_BUSY = 1, /* somebody is alive, nobody takes new flows */
+  WORKER_FOUND = 2,
 };
 
 /* Two rounds of multiply and fold: every bit of the flow reaches the low bits that are used. */
@@ -53,28 +53,32 @@ __weak __noinline int tpx_availability(__u32 worker, __u32 source, __u64 now) {
   return state == TPX_WORKER_SERVING ? WORKER_FOUND : WORKERS_BUSY;
 }
 
-/* Starts at the flow's own worker and takes the next one that is available. */
+/*
+ * Starts at the flow's own worker and takes the next one that is available. No
+ * branch in the loop leaves a trace in a variable (the remainder and the bits
+ * do that): older verifiers (6.1) would follow each combination to the end.
+ */
 __weak __noinline int tpx_pick_worker(const struct tpx_flow *flow, struct tpx_verdict *v) {
   struct tpx_control *control = control_block();
-  int best = WORKERS_DOWN;
   __u64 now = bpf_ktime_get_ns();
-  __u32 n, worker;
+  __u32 n, first, seen = 0;
 
   if (!control || !flow || !v) return WORKERS_DOWN;
   n = control->n_workers;
   if (!n || n > TPX_MAX_WORKERS) return WORKERS_DOWN;
-  worker = flow_hash(flow) % n;
-  for (int i = 0; i < TPX_MAX_WORKERS; i++) {
+  first = flow_hash(flow) % n;
+  for (__u32 i = 0; i < TPX_MAX_WORKERS; i++) {
+    __u32 worker;
     int a;
 
     if (i >= n) break;
+    worker = (first + i) % n;
     a = tpx_availability(worker, v->source & 1, now);
     if (a == WORKER_FOUND) {
       v->worker = worker;
       return WORKER_FOUND;
     }
-    if (a == WORKERS_BUSY) best = WORKERS_BUSY;
-    if (++worker >= n) worker = 0;
+    seen |= a;
   }
-  return best;
+  return seen & WORKERS_BUSY ? WORKERS_BUSY : WORKERS_DOWN;
 }

@@ -54,7 +54,7 @@ class Gateway {
       : attached_(std::move(attached)), config_(config), conntrack_count_(OpenConntrackCount()) {}
 
   ~Gateway() {
-    for (auto& worker : workers_) worker->Stop();
+    StopAll();
     Join();
   }
 
@@ -67,6 +67,7 @@ class Gateway {
   absl::Status CheckKernelSide();
   void FollowNetwork(sys::RtnlMonitor& monitor);
   void OnSignals(int count);
+  void StopAll();
   bool Finished() const { return running_.load() == 0; }
   void Join();
 
@@ -156,11 +157,15 @@ void Gateway::FollowNetwork(sys::RtnlMonitor& monitor) {
 // Somebody may take the kernel side away while we serve: that must not look like success.
 absl::Status Gateway::CheckKernelSide() {
   if (!attached_.StillPinned())
-    return absl::AbortedError("detached by another process while serving; sessions were drained");
+    return absl::AbortedError("detached by another process while serving; its sessions were reset");
   if (attached_.HasLanDevice()) devices_seen_ = Clock::now();
   if (Clock::now() - devices_seen_ > kDeviceGrace)
     return absl::UnavailableError("no LAN device is left: every device that the configuration names is gone");
   return absl::OkStatus();
+}
+
+void Gateway::StopAll() {
+  for (auto& worker : workers_) worker->Stop();
 }
 
 void Gateway::OnSignals(int count) {
@@ -168,7 +173,7 @@ void Gateway::OnSignals(int count) {
     bool again = std::exchange(draining_, true);
     if (again) {
       LogInfo("stopping at once");
-      for (auto& worker : workers_) worker->Stop();
+      StopAll();
     } else {
       LogInfo("draining for at most ", config_.proxy.timeouts.drain_ms / 1000.0, " s");
       if (auto s = sys::NotifyServiceManager("STOPPING=1"); !s.ok()) LogWarning(s.message(), ", going on");
@@ -193,7 +198,8 @@ absl::Status Gateway::Serve(int signal_fd) {
     if (!verdict.ok() || Clock::now() < next_check) continue;
     next_check = Clock::now() + std::chrono::milliseconds(kTickMs);
     verdict = CheckKernelSide();
-    if (!verdict.ok() && !draining_) OnSignals(1);
+    // Without steering the clients' packets do not come any more: let them know.
+    if (!verdict.ok()) StopAll();
   }
   Join();
   attached_.RemoveListeners();
@@ -225,8 +231,8 @@ control::Paths InstancePaths(const std::string& name) {
 
 absl::Status RunGateway(const control::Paths& paths, const Source& source) {
   TPX_ASSIGN_OR_RETURN(UniqueFd signals, TakeOverSignals());
-  TPX_ASSIGN_OR_RETURN(auto lock, sys::FileLock::Acquire(absl::StrCat(paths.state, "/run.lock"),
-                                                         std::chrono::milliseconds(0)));
+  auto lock = sys::FileLock::Acquire(absl::StrCat(paths.state, "/run.lock"), std::chrono::milliseconds(0));
+  if (!lock.ok()) return Annotate(lock.status(), "a proxy of this instance is already running");
   TPX_RETURN_IF_ERROR(EnsureLoaded(paths, source));
   TPX_ASSIGN_OR_RETURN(auto attached, control::Attached::Open(paths));
   Gateway gateway(std::move(attached), source.config);

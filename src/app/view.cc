@@ -32,14 +32,6 @@ RuleView ViewOf(const policy::Rule& rule) {
 
 }  // namespace
 
-bool GatewayView::running() const { return proxy_pid() != 0; }
-
-uint32_t GatewayView::proxy_pid() const {
-  for (const observe::WorkerView& worker : counts.workers)
-    if (worker.alive()) return worker.pid;
-  return 0;
-}
-
 absl::StatusOr<GatewayView> ReadGateway(const control::Paths& paths) {
   GatewayView view;
   TPX_ASSIGN_OR_RETURN(view.state, control::Snapshot(paths));

@@ -96,9 +96,9 @@ void PrintProxy(const app::GatewayView& view, Env& env) {
     env.out << "proxy: running, pid " << view.proxy_pid() << '\n';
   }
   for (const observe::WorkerView& w : view.counts.workers) {
-    if (w.state == TPX_WORKER_ABSENT) continue;
+    if (!view.running() || w.state == TPX_WORKER_ABSENT) continue;
     std::string lease = w.alive() ? absl::StrCat("lease runs for ", w.lease_left_ms, " ms")
-                                  : absl::StrCat("LEASE RAN OUT ", -w.lease_left_ms, " ms ago: dead or hung");
+                                  : absl::StrCat("LEASE RAN OUT ", -w.lease_left_ms, " ms ago: hung, gets no new flow");
     env.out << absl::StrFormat("  worker %-3u  %-8s  %s sessions, %s up, %s down, %s\n", w.id,
                                observe::WorkerStateName(w.state), Grouped(w.counters[TPX_C_SESSIONS]),
                                Bytes(w.counters[TPX_C_BYTES_UP]), Bytes(w.counters[TPX_C_BYTES_DOWN]), lease);

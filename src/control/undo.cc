@@ -229,8 +229,7 @@ void Undoer::RemoveStateFiles() {
   const std::optional<pid_t> runner = sys::FileLock::Holder(RunLockPath(paths_));
   if (runner.has_value() && *runner != getpid() && undone_.found) {
     undone_.lines.push_back(StrCat("process ", *runner,
-                                   " still runs: its sessions go on, new connections are ",
-                                   "no longer steered to it"));
+                                   " still runs: it notices within a second, resets its sessions and exits"));
   }
   if (!Step("removing the state files")) return;
   // The journal goes last.

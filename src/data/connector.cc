@@ -10,6 +10,9 @@
 namespace tpx::data {
 namespace {
 
+constexpr uint16_t kOtherHalf = 0x8000;
+constexpr uint16_t kFirstUnprivilegedPort = 1024;
+
 // Whether connections of this namespace are tracked. The client's own is in the
 // count by now, so one read is exact, also right after tracking began.
 bool IsTracked(int count_fd) {
@@ -102,12 +105,18 @@ int Connector::DialFrom(const Endpoint* source, const Endpoint& destination, int
   return sys::StartConnect(out.get(), destination);
 }
 
+// The client's port where it is free. While connections are tracked it is not:
+// the client's own entry has that tuple. Its port with the highest bit turned is
+// as unique as itself, and outside the range from which clients take theirs.
 int Connector::DialPreserving(Endpoint source, const Endpoint& destination, int hops, UniqueFd& out) {
-  if (!IsTracked(conntrack_count_fd_)) {
+  const bool tracked = IsTracked(conntrack_count_fd_);
+  if (tracked) source.port ^= kOtherHalf;
+  if (tracked) slot_.Add(TPX_C_PORT_CHANGED);
+  if (source.port >= kFirstUnprivilegedPort || !tracked) {
     const int r = DialFrom(&source, destination, hops, out);
     if (r != -EADDRINUSE && r != -EADDRNOTAVAIL) return r;
   }
-  slot_.Add(TPX_C_PORT_CHANGED);
+  if (!tracked) slot_.Add(TPX_C_PORT_CHANGED);
   source.port = 0;
   return DialFrom(&source, destination, hops, out);
 }

@@ -21,7 +21,8 @@ class AddressOf : public FamilyTest {
 TPX_BOTH_FAMILIES(AddressOf);
 
 TEST_P(AddressOf, P10_SendersThatCannotBeAreDropped) {
-  for (const char* src : {f().server, f().loopback, f().unspecified, f().multicast, f().gateway, f().broadcast}) {
+  for (const char* src :
+       {f().server, f().loopback, f().unspecified, f().multicast, f().gateway, f().broadcast}) {
     EXPECT_EQ(Lan(Syn(src, f().server)), Leaves(TPX_R_MARTIAN)) << src;
   }
   EXPECT_EQ(Lan(Syn(f().client, f().server)), Leaves(TPX_R_RULE_PROXY));
@@ -59,14 +60,16 @@ TEST_P(AddressOf, SpecialDestinationsPass) {
 
 TEST_P(AddressOf, NeighboursOfSpecialDestinationsAreOrdinary) {
   const std::vector<const char*> ordinary =
-      v4() ? std::vector<const char*>{"1.0.0.0", "126.255.255.255", "128.0.0.0", "223.255.255.255", "169.253.255.255",
-                                      "169.255.0.0", "100.100.100.199", "100.100.100.201"}
-           : std::vector<const char*>{"::2", "2001:db8::", "fe7f::1", "fec0::1", "fd00:ec2::253", "fd00:ec2::255",
-                                      "fd00:ec2:1::254", "feff::1"};
+      v4() ? std::vector<const char*>{"1.0.0.0",         "126.255.255.255", "128.0.0.0",
+                                      "223.255.255.255", "169.253.255.255", "169.255.0.0",
+                                      "100.100.100.199", "100.100.100.201"}
+           : std::vector<const char*>{"::2",           "2001:db8::",    "fe7f::1",         "fec0::1",
+                                      "fd00:ec2::253", "fd00:ec2::255", "fd00:ec2:1::254", "feff::1"};
   for (const char* dst : ordinary) EXPECT_EQ(Lan(Syn(f().client, dst)), Leaves(TPX_R_RULE_PROXY)) << dst;
   const std::vector<const char*> special =
-      v4() ? std::vector<const char*>{"0.255.255.255", "127.0.0.0", "127.255.255.255", "224.0.0.0", "255.255.255.255",
-                                      "240.0.0.0", "169.254.0.0", "169.254.169.254", "169.254.255.255"}
+      v4() ? std::vector<const char*>{"0.255.255.255", "127.0.0.0",       "127.255.255.255",
+                                      "224.0.0.0",     "255.255.255.255", "240.0.0.0",
+                                      "169.254.0.0",   "169.254.169.254", "169.254.255.255"}
            : std::vector<const char*>{"fe80::", "febf:ffff::1", "ff00::", "ffff::1"};
   for (const char* dst : special) EXPECT_EQ(Lan(Syn(f().client, dst)), Leaves(TPX_R_SPECIAL_ADDRESS)) << dst;
 }

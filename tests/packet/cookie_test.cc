@@ -15,7 +15,9 @@ class Cookie : public FamilyTest {
   void TearDown() override {
     if (!IsSkipped()) Force(1);
   }
-  static void Force(int mode) { Shell("echo " + std::to_string(mode) + " > /proc/sys/net/ipv4/tcp_syncookies"); }
+  static void Force(int mode) {
+    Shell("echo " + std::to_string(mode) + " > /proc/sys/net/ipv4/tcp_syncookies");
+  }
 
   const char* host() const { return v4() ? Wire::kHostV4 : Wire::kHostV6; }
   Packet FromHost(uint16_t dport) const { return Packet().Ip(host(), f().server).Tcp(kClientPort, dport); }
@@ -42,13 +44,16 @@ TEST_P(Cookie, AnAckWithAValidCookieIsSteered) {
   const uint16_t port = runner().listen_port();
   EXPECT_EQ(Lan(FromHost(port).Sequence(1001, *cookie + 1).Ack()), Leaves(TPX_R_COOKIE));
   EXPECT_EQ(Lan(FromHost(port).Sequence(1001, *cookie + 1).Ack().Payload(100)), Leaves(TPX_R_COOKIE));
-  EXPECT_EQ(Lan(FromHost(port).Sequence(1001, *cookie + 0x1001).Ack()), Leaves(TPX_R_DIRECT)) << "wrong cookie";
+  EXPECT_EQ(Lan(FromHost(port).Sequence(1001, *cookie + 0x1001).Ack()), Leaves(TPX_R_DIRECT))
+      << "wrong cookie";
   EXPECT_EQ(Lan(FromHost(port).Sequence(1001, *cookie + 1).Ack().Rst()), Leaves(TPX_R_DIRECT));
   EXPECT_EQ(Lan(FromHost(port).Sequence(1001, *cookie + 1).Ack().Syn()), Leaves(TPX_R_DIRECT));
-  EXPECT_EQ(Lan(FromHost(port + 1).Sequence(1001, *cookie + 1).Ack()), Leaves(TPX_R_DIRECT)) << "another tuple";
+  EXPECT_EQ(Lan(FromHost(port + 1).Sequence(1001, *cookie + 1).Ack()), Leaves(TPX_R_DIRECT))
+      << "another tuple";
   EXPECT_EQ(Wan(FromHost(port).Sequence(1001, *cookie + 1).Ack()), Leaves(TPX_R_WAN));
   runner().StartWorkers(0);
-  EXPECT_EQ(Lan(FromHost(port).Sequence(1001, *cookie + 1).Ack()), Leaves(TPX_R_DIRECT)) << "nobody to judge it";
+  EXPECT_EQ(Lan(FromHost(port).Sequence(1001, *cookie + 1).Ack()), Leaves(TPX_R_DIRECT))
+      << "nobody to judge it";
 }
 
 TEST_P(Cookie, AnyListenerJudgesTheCookieOfAnother) {
@@ -57,14 +62,16 @@ TEST_P(Cookie, AnyListenerJudgesTheCookieOfAnother) {
   auto cookie = CookieOf(wire, 5);
   ASSERT_TRUE(cookie.has_value());
   for (uint32_t worker = 0; worker < 4; ++worker) {
-    EXPECT_EQ(Lan(FromHost(runner().listen_port()).Sequence(6, *cookie + 1).Ack()), Leaves(TPX_R_COOKIE)) << worker;
+    EXPECT_EQ(Lan(FromHost(runner().listen_port()).Sequence(6, *cookie + 1).Ack()), Leaves(TPX_R_COOKIE))
+        << worker;
     runner().CloseListeners(worker);
   }
 }
 
 TEST_P(Cookie, ABogusAckIsDirect) {
   for (uint32_t number : {0u, 1u, 0x80000000u, 0xffffffffu}) {
-    EXPECT_EQ(Lan(FromClient().Tcp(kClientPort, kProxied).Sequence(number, number).Ack()), Leaves(TPX_R_DIRECT));
+    EXPECT_EQ(Lan(FromClient().Tcp(kClientPort, kProxied).Sequence(number, number).Ack()),
+              Leaves(TPX_R_DIRECT));
   }
 }
 

@@ -9,7 +9,9 @@ namespace {
 class Flow : public FamilyTest {
  protected:
   Connection Connect(uint16_t port) const { return {{Address(f().client), 0}, {Address(f().server), port}}; }
-  Packet FromClientOf(const Connection& c, uint16_t port) const { return FromClient().Tcp(c.client().port, port); }
+  Packet FromClientOf(const Connection& c, uint16_t port) const {
+    return FromClient().Tcp(c.client().port, port);
+  }
   Packet FromServerOf(const Connection& c, uint16_t port) const {
     return Packet().Ip(f().server, f().client).Tcp(port, c.client().port);
   }

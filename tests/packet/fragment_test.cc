@@ -129,7 +129,8 @@ TEST_P(Fragment, P05_IncompleteHeaderChainInTheFirstFragment) {
   if (v4()) GTEST_SKIP() << "the other family has no such header";
   Packet incomplete = FromClient().Fragment(0, true).Protocol(kDestination).Payload(4);
   EXPECT_EQ(Lan(incomplete), Leaves(TPX_R_FRAG_DROPPED)) << "the protocol is unknown: any rule may deny it";
-  Packet cut = FromClient().Fragment(0, true).Extension(kDestination, 24).Tcp(1, kDropped).Syn().TransportBytes(0);
+  Packet cut =
+      FromClient().Fragment(0, true).Extension(kDestination, 24).Tcp(1, kDropped).Syn().TransportBytes(0);
   EXPECT_EQ(Lan(cut), Leaves(TPX_R_FRAG_DROPPED));
   PublishOpen();
   EXPECT_EQ(Lan(incomplete), Leaves(TPX_R_FRAG_PASSED));

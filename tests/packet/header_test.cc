@@ -65,7 +65,7 @@ TEST_P(Header, P02_Ipv4OptionsAreParsedAtTheirLength) {
   const Bytes record_route = {7, 7, 4, 0, 0, 0, 0};
   EXPECT_EQ(Lan(SynTo(kProxied).Option(record_route)), Leaves(TPX_R_RULE_PROXY));
   EXPECT_EQ(Lan(SynTo(kDropped).Option(record_route)), Leaves(TPX_R_RULE_DROP));
-  EXPECT_EQ(Lan(SynTo(kDropped).Option(Bytes(40, 1))), Leaves(TPX_R_RULE_DROP));  // 40 × no operation
+  EXPECT_EQ(Lan(SynTo(kDropped).Option(Bytes(40, 1))), Leaves(TPX_R_RULE_DROP));     // 40 × no operation
   EXPECT_EQ(Lan(SynTo(kDropped).Option({0x94, 4, 0, 0})), Leaves(TPX_R_RULE_DROP));  // router alert
 }
 
@@ -190,8 +190,10 @@ TEST_P(Header, Ipv4AddressesInsideAnIpv6PacketAreMartians) {
   if (!v4()) GTEST_SKIP() << "the other family has no such header";
   EXPECT_EQ(Lan(SynTo(kBypassed).AsV6()), Leaves(TPX_R_MARTIAN));
   const Family& v6 = kFamilies[1];
-  Packet mapped_src = Packet().Ip(Address(f().client), Address(v6.server)).AsV6().Tcp(kClientPort, kBypassed).Ack();
-  Packet mapped_dst = Packet().Ip(Address(v6.client), Address(f().server)).AsV6().Tcp(kClientPort, kBypassed).Ack();
+  Packet mapped_src =
+      Packet().Ip(Address(f().client), Address(v6.server)).AsV6().Tcp(kClientPort, kBypassed).Ack();
+  Packet mapped_dst =
+      Packet().Ip(Address(v6.client), Address(f().server)).AsV6().Tcp(kClientPort, kBypassed).Ack();
   EXPECT_EQ(Lan(mapped_src), Leaves(TPX_R_MARTIAN));
   EXPECT_EQ(Lan(mapped_dst), Leaves(TPX_R_MARTIAN));
 }

@@ -56,7 +56,8 @@ TEST_P(Icmp, P16_EverythingElsePasses) {
 
 TEST_P(Icmp, P16_RulesDecideOverErrorsThatAreNotOurs) {
   Connection connection = Connect();
-  runner().Publish(PolicyOf({RuleFor({}, TPX_ACTION_DROP, TPX_FAIL_OPEN, {static_cast<uint8_t>(v4() ? 1 : 58)})}));
+  runner().Publish(
+      PolicyOf({RuleFor({}, TPX_ACTION_DROP, TPX_FAIL_OPEN, {static_cast<uint8_t>(v4() ? 1 : 58)})}));
   EXPECT_EQ(Lan(Error(Sent(connection))), Leaves(TPX_R_ICMP_ERROR));
   connection.Abort();
   EXPECT_EQ(Lan(Error(Sent(connection))), Leaves(TPX_R_RULE_DROP));

@@ -9,7 +9,9 @@ namespace {
 
 class Lookup : public FamilyTest {
  protected:
-  LookupOutcome To(uint16_t port, uint16_t sport = kClientPort) const { return runner().Lookup(FlowTo(port, sport)); }
+  LookupOutcome To(uint16_t port, uint16_t sport = kClientPort) const {
+    return runner().Lookup(FlowTo(port, sport));
+  }
   LookupOutcome ToOwn(const char* address, uint16_t port, uint8_t protocol = IPPROTO_TCP) const {
     return runner().Lookup(FlowOf(Address(f().client), kClientPort, Address(address), port, protocol));
   }
@@ -77,7 +79,8 @@ TEST_P(Lookup, AWorkerThatWentAwayAfterTheDecision) {
 }
 
 TEST_P(Lookup, ServicesOfTheGatewayAreLeftAlone) {
-  for (const char* own : {f().gateway, f().broadcast, f().loopback, f().link_local, f().multicast, f().metadata}) {
+  for (const char* own :
+       {f().gateway, f().broadcast, f().loopback, f().link_local, f().multicast, f().metadata}) {
     for (uint16_t port : {kProxied, kDropped, kBypassed}) {
       EXPECT_EQ(ToOwn(own, port), Found(TPX_R_LK_OWN_ADDRESS)) << own;
       EXPECT_EQ(ToOwn(own, port, IPPROTO_UDP), Found(TPX_R_LK_OWN_ADDRESS)) << own;

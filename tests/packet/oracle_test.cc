@@ -76,7 +76,8 @@ policy::Rule RandomRule(Dice& dice) {
 
 bool ConcernsOthers(const policy::Policy& policy) {
   for (const policy::Rule& rule : policy.rules) {
-    if (rule.matches_nothing || (rule.action != TPX_ACTION_DROP && rule.action != TPX_ACTION_REJECT)) continue;
+    if (rule.matches_nothing || (rule.action != TPX_ACTION_DROP && rule.action != TPX_ACTION_REJECT))
+      continue;
     bool ports = !rule.sports.empty() || !rule.dports.empty();
     if (rule.protocols.empty()) return true;
     for (uint8_t protocol : rule.protocols) {
@@ -117,7 +118,8 @@ class Oracle : public PacketTest {
     size_t rule = policy::FirstMatch(policy, flow);
     tpx_action action = policy.rules[rule].action;
     bool judged = flow.protocol == IPPROTO_TCP || concerns_others;
-    ASSERT_EQ(Lan(FirstPacketOf(flow)), Leaves(judged ? ReasonOf(action, flow.protocol) : TPX_R_NOT_TCP)) << "rule " << rule;
+    ASSERT_EQ(Lan(FirstPacketOf(flow)), Leaves(judged ? ReasonOf(action, flow.protocol) : TPX_R_NOT_TCP))
+        << "rule " << rule;
     if (!HasSockets(flow.protocol)) return;  // nor does sk_lookup run
     tpx_flow key = FlowOf(flow.src, flow.sport, flow.dst, flow.dport, flow.protocol);
     for (int with_word = 1; with_word >= 0; --with_word) {
@@ -149,9 +151,9 @@ TEST_F(Oracle, ProgramsAgreeWithAPlainReadingOfTheRules) {
     for (uint32_t i = 0; i < packets; ++i) {
       policy::TestFlow flow = RandomFlow(dice);
       Compare(policy, flow, concerns_others);
-      ASSERT_FALSE(HasFatalFailure()) << "seed " << seed << ": " << flow.src.ToString() << " " << flow.sport << " > "
-                                      << flow.dst.ToString() << " " << flow.dport << " protocol "
-                                      << unsigned{flow.protocol};
+      ASSERT_FALSE(HasFatalFailure())
+          << "seed " << seed << ": " << flow.src.ToString() << " " << flow.sport << " > "
+          << flow.dst.ToString() << " " << flow.dport << " protocol " << unsigned{flow.protocol};
       if (flow.protocol == IPPROTO_TCP || concerns_others) ++expected[policy::FirstMatch(policy, flow)];
     }
     for (size_t i = 0; i < expected.size(); ++i) {
@@ -180,7 +182,8 @@ TEST_F(Oracle, PrefixesBeyondTheBlocksAreFoundInTheTrie) {
   runner().Publish(policy);
   for (uint32_t i = 0; i < 2000; ++i) {
     bool v4 = dice.OneIn(2), listed = dice.OneIn(2);
-    policy::TestFlow flow{dice.Address(v4, true), address(v4, dice.Below(kPrefixes + 256)), IPPROTO_TCP, 1, 2};
+    policy::TestFlow flow{dice.Address(v4, true), address(v4, dice.Below(kPrefixes + 256)), IPPROTO_TCP, 1,
+                          2};
     auto* last = reinterpret_cast<uint8_t*>(&flow.dst.raw) + 15;
     *last = static_cast<uint8_t>(listed ? *last : 6 + dice.Below(3));
     Compare(policy, flow, false);
@@ -214,7 +217,8 @@ TEST_F(Oracle, FragmentsWithoutTheirFirstAgreeToo) {
     runner().Publish(policy);
     for (uint32_t i = 0; i < packets; ++i) {
       policy::TestFlow flow = RandomFlow(dice);
-      Packet later = Packet().Ip(flow.src, flow.dst).Fragment(64, false, i).Protocol(flow.protocol).Payload(8);
+      Packet later =
+          Packet().Ip(flow.src, flow.dst).Fragment(64, false, i).Protocol(flow.protocol).Payload(8);
       ASSERT_EQ(Lan(later), Leaves(MayBeDenied(policy, flow) ? TPX_R_FRAG_DROPPED : TPX_R_FRAG_PASSED))
           << "seed " << seed << " packet " << i;
     }

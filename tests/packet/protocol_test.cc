@@ -25,16 +25,19 @@ TEST_P(Protocol, P17_NothingButTcpIsLookedAtWhereNoRuleSpeaksOfIt) {
 TEST_P(Protocol, P17_RulesDecideOverOtherProtocols) {
   for (uint8_t protocol : {kIpIp, kDccp, kGre, kSctp, kUdpLite}) {
     runner().Publish(PolicyOf({RuleFor({}, TPX_ACTION_DROP, TPX_FAIL_OPEN, {protocol})}));
-    EXPECT_EQ(Lan(FromClient().Protocol(protocol).Payload(40)), Leaves(TPX_R_RULE_DROP)) << unsigned{protocol};
+    EXPECT_EQ(Lan(FromClient().Protocol(protocol).Payload(40)), Leaves(TPX_R_RULE_DROP))
+        << unsigned{protocol};
     EXPECT_EQ(Lan(UdpTo(53)), Leaves(TPX_R_RULE_BYPASS));
-    EXPECT_EQ(Wan(FromClient().Protocol(protocol).Payload(40)), Leaves(TPX_R_NOT_TCP)) << "rules are for the LAN side";
+    EXPECT_EQ(Wan(FromClient().Protocol(protocol).Payload(40)), Leaves(TPX_R_NOT_TCP))
+        << "rules are for the LAN side";
   }
 }
 
 TEST_P(Protocol, OnlyTcpIsAnsweredWhereItIsRejected) {
   runner().Publish(PolicyOf({RuleFor({}, TPX_ACTION_REJECT, TPX_FAIL_OPEN, {})}));
   for (uint8_t protocol : {kIpIp, kDccp, kGre, kSctp, kUdpLite}) {
-    EXPECT_EQ(Lan(FromClient().Protocol(protocol).Payload(40)), Leaves(TPX_R_RULE_DROP)) << unsigned{protocol};
+    EXPECT_EQ(Lan(FromClient().Protocol(protocol).Payload(40)), Leaves(TPX_R_RULE_DROP))
+        << unsigned{protocol};
   }
   EXPECT_EQ(Lan(FromClient().Icmp(8, 128)), Leaves(TPX_R_RULE_DROP));
   EXPECT_EQ(Lan(UdpTo(53)), Leaves(TPX_R_RULE_DROP));

@@ -71,7 +71,8 @@ TEST_P(Reset, OnlyPlainPacketsAreAnswered) {
   EXPECT_EQ(Lan(SynTo(kRejected).Vlan(0)), DroppedAs(TPX_R_RULE_REJECT));
   EXPECT_EQ(Lan(FromClient().Fragment(0, true).Tcp(kClientPort, kRejected).Syn().Payload(44)),
             DroppedAs(TPX_R_RULE_REJECT));
-  EXPECT_EQ(Lan(SynTo(kRejected).DataOffset(15)), DroppedAs(TPX_R_RULE_REJECT)) << "options that are not there";
+  EXPECT_EQ(Lan(SynTo(kRejected).DataOffset(15)), DroppedAs(TPX_R_RULE_REJECT))
+      << "options that are not there";
 }
 
 TEST_P(Reset, LaterFragmentsOfARefusedPacketAreDropped) {

@@ -19,8 +19,10 @@ std::vector<Bytes> Seeds() {
          {ip().Tcp(kClientPort, kProxied).Syn(), ip().Tcp(kClientPort, kDropped).Syn().Payload(64),
           ip().Tcp(1, 2).Ack(), ip().Vlan(0).Tcp(1, kRejected).Syn(), ip().Vlan(7).Udp(1, 2), ip().Udp(1, 53),
           ip().Protocol(132).Payload(20), ip().Fragment(0, true).Tcp(1, kDropped).Syn().Payload(40),
-          ip().Fragment(0, true).Tcp(1, kDropped).Syn().TransportBytes(8), ip().Fragment(64, false).Protocol(6).Payload(24),
-          ip().Option({7, 7, 4, 0, 0, 0, 0}).Tcp(1, kProxied).Syn(), ip().Option(Bytes(40, 1)).Tcp(1, kDropped).Syn(),
+          ip().Fragment(0, true).Tcp(1, kDropped).Syn().TransportBytes(8),
+          ip().Fragment(64, false).Protocol(6).Payload(24),
+          ip().Option({7, 7, 4, 0, 0, 0, 0}).Tcp(1, kProxied).Syn(),
+          ip().Option(Bytes(40, 1)).Tcp(1, kDropped).Syn(),
           ip().Extension(0).Extension(60, 24).Routing(4, 0).Extension(51, 24).Tcp(1, kProxied).Syn(),
           ip().Icmp(3, 1).Quote(Packet().Ip(f.server, f.client).Tcp(kProxied, 1), 20)}) {
       seeds.push_back(packet.Build());
@@ -42,7 +44,8 @@ class Mutator {
 
  private:
   void Change(Bytes& frame) {
-    constexpr uint8_t kEnds[] = {0, 1, 2, 4, 5, 6, 8, 15, 16, 17, 40, 43, 44, 45, 51, 58, 59, 60, 0x7f, 0x80, 0xfe, 0xff};
+    constexpr uint8_t kEnds[] = {0,  1,  2,  4,  5,  6,  8,  15,   16,   17,   40,
+                                 43, 44, 45, 51, 58, 59, 60, 0x7f, 0x80, 0xfe, 0xff};
     // Mostly the headers: what is behind them is not looked at.
     size_t at = kEthernetBytes - 2 + Below(std::min<size_t>(frame.size() - kEthernetBytes + 2, 80));
     switch (Below(6)) {
@@ -74,7 +77,8 @@ TPX_BOTH_FAMILIES(Robustness);
 TEST_P(Robustness, P18_DamagedPacketsKeepTheInvariants) {
   constexpr uint32_t kBatch = 1000;
   runner().Publish(PolicyOf({RuleFor({kProxied}, TPX_ACTION_PROXY), RuleFor({kDropped}, TPX_ACTION_DROP),
-                             RuleFor({kRejected}, TPX_ACTION_REJECT), RuleFor({53}, TPX_ACTION_DROP, TPX_FAIL_OPEN, {17})}));
+                             RuleFor({kRejected}, TPX_ACTION_REJECT),
+                             RuleFor({53}, TPX_ACTION_DROP, TPX_FAIL_OPEN, {17})}));
   Mutator mutator(v4() ? 4 : 6);
   constexpr uint32_t kMarks[] = {0, 0x12345, kSteerMark | 1};
   runner().TakeCounts();

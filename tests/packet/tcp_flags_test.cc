@@ -23,7 +23,9 @@ TEST_P(TcpFlags, P11_EveryCombinationHasItsPlace) {
                                             : strange ? TPX_R_BAD_FLAGS
                                                       : TPX_R_RULE_PROXY))
         << flags;
-    EXPECT_EQ(Send(kDropped, flags), Leaves(!opens ? TPX_R_DIRECT : strange ? TPX_R_BAD_FLAGS : TPX_R_RULE_DROP))
+    EXPECT_EQ(Send(kDropped, flags), Leaves(!opens    ? TPX_R_DIRECT
+                                            : strange ? TPX_R_BAD_FLAGS
+                                                      : TPX_R_RULE_DROP))
         << flags;
     EXPECT_EQ(Send(kBypassed, flags), Leaves(opens ? TPX_R_RULE_BYPASS : TPX_R_DIRECT)) << flags;
   }
@@ -35,7 +37,8 @@ TEST_P(TcpFlags, P11_SynAckFromTheClientSideStartsNothing) {
 
 TEST_P(TcpFlags, FromTheWanNothingStartsAFlow) {
   for (unsigned flags = 0; flags < 256; ++flags) {
-    EXPECT_EQ(Wan(FromClient().Tcp(kClientPort, kProxied).Flags(static_cast<uint8_t>(flags))), Leaves(TPX_R_WAN));
+    EXPECT_EQ(Wan(FromClient().Tcp(kClientPort, kProxied).Flags(static_cast<uint8_t>(flags))),
+              Leaves(TPX_R_WAN));
   }
 }
 

@@ -99,7 +99,8 @@ TEST_P(OnTheWire, ARefusedSynComesBackAsReset) {
   wire().Send(SynTo(kRejected).Build());
   EXPECT_EQ(Counted(), Once("RULE_REJECT"));
   const size_t flags = kEthernetBytes + (v4() ? 20 : 40) + 13;
-  auto reset = wire().Receive([&](const Bytes& frame) { return frame.size() == flags + 7 && frame[flags] == 0x14; });
+  auto reset =
+      wire().Receive([&](const Bytes& frame) { return frame.size() == flags + 7 && frame[flags] == 0x14; });
   ASSERT_TRUE(reset.has_value());
   EXPECT_TRUE(ChecksumsHold(*reset));
 }

@@ -41,9 +41,11 @@ Connection::Connection(const Endpoint& client, const Endpoint& server) : listene
   client_fd_ = BoundSocket(client);
   sockaddr_storage address{};
   socklen_t length = server.ToSockaddr6(address);
-  TPX_PCHECK(connect(client_fd_.get(), reinterpret_cast<sockaddr*>(&address), length) == 0) << server.ToString();
+  TPX_PCHECK(connect(client_fd_.get(), reinterpret_cast<sockaddr*>(&address), length) == 0)
+      << server.ToString();
   length = sizeof(address);
-  server_fd_ = UniqueFd(accept4(listener_.get(), reinterpret_cast<sockaddr*>(&address), &length, SOCK_CLOEXEC));
+  server_fd_ =
+      UniqueFd(accept4(listener_.get(), reinterpret_cast<sockaddr*>(&address), &length, SOCK_CLOEXEC));
   TPX_PCHECK(server_fd_.get() >= 0);
   client_ = Endpoint::FromSockaddr(*reinterpret_cast<sockaddr*>(&address));
   listener_.Reset();

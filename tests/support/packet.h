@@ -32,10 +32,11 @@ class Packet {
   Packet& Ip(const IpAddr& src, const IpAddr& dst);
   // Forces the IPv6 header, also for IPv4-mapped addresses.
   Packet& AsV6();
-  Packet& Option(const Bytes& option);                     // IPv4
-  Packet& Extension(uint8_t type, size_t length_bytes = 8);  // IPv6: hop-by-hop (0), destination (60), AH (51)
-  Packet& Routing(uint8_t type, uint8_t segments_left);    // IPv6
-  Packet& NoNextHeader();                                  // IPv6
+  Packet& Option(const Bytes& option);  // IPv4
+  Packet& Extension(uint8_t type,
+                    size_t length_bytes = 8);            // IPv6: hop-by-hop (0), destination (60), AH (51)
+  Packet& Routing(uint8_t type, uint8_t segments_left);  // IPv6
+  Packet& NoNextHeader();                                // IPv6
   // A fragment which starts `offset_bytes` into the datagram. What is built behind
   // it is what the fragment holds, so a later one usually has only Protocol and Payload.
   Packet& Fragment(uint16_t offset_bytes, bool more, uint32_t id = 0x1234);
@@ -56,14 +57,15 @@ class Packet {
   Packet& Sequence(uint32_t sequence, uint32_t acknowledged);
 
   // Lies and damage.
-  Packet& HeaderWords(uint8_t ihl);        // IPv4 ihl
+  Packet& HeaderWords(uint8_t ihl);  // IPv4 ihl
   Packet& Version(uint8_t version);
-  Packet& TotalLength(uint16_t bytes);     // of IPv4, or the payload length of IPv6
-  Packet& DataOffset(uint8_t words);       // TCP
+  Packet& TotalLength(uint16_t bytes);  // of IPv4, or the payload length of IPv6
+  Packet& DataOffset(uint8_t words);    // TCP
   Packet& BadChecksums();
-  Packet& TransportBytes(size_t length);   // cuts the datagram behind so much of transport header and payload
-  Packet& Cut(size_t length_bytes);        // cuts the frame, as a device would; lengths inside still speak of the whole
-  Packet& Padding(const Bytes& bytes);     // behind the datagram, as Ethernet pads short frames
+  Packet& TransportBytes(size_t length);  // cuts the datagram behind so much of transport header and payload
+  Packet& Cut(
+      size_t length_bytes);  // cuts the frame, as a device would; lengths inside still speak of the whole
+  Packet& Padding(const Bytes& bytes);  // behind the datagram, as Ethernet pads short frames
 
   Bytes Build() const;
   Bytes Datagram() const;  // without the Ethernet header: for layer-3 devices

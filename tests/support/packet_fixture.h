@@ -26,8 +26,8 @@ struct Family {
 inline constexpr Family kFamilies[] = {
     {"V4", "192.0.2.2", "198.51.100.7", "198.51.100.8", "192.0.2.1", "192.0.2.255", "127.0.0.1", "0.0.0.0",
      "224.0.0.251", "169.254.1.1", "100.100.100.200", "198.51.100.0/24", "198.51.0.0/16"},
-    {"V6", "2001:db8:1::2", "2001:db8:2::7", "2001:db8:2::8", "2001:db8:1::1", "2001:db8:1::ff", "::1", "::",
-     "ff02::fb", "fe80::1", "fd00:ec2::254", "2001:db8:2::/48", "2001:db8::/32"},
+    {"V6", "2001:db8:1::2", "2001:db8:2::7", "2001:db8:2::8", "2001:db8:1::1", "2001:db8:1::ff", "::1",
+     "::", "ff02::fb", "fe80::1", "fd00:ec2::254", "2001:db8:2::/48", "2001:db8::/32"},
 };
 
 inline constexpr uint16_t kClientPort = 40000;
@@ -35,8 +35,8 @@ inline constexpr uint16_t kClientPort = 40000;
 inline IpAddr Address(std::string_view text) { return *IpAddr::Parse(text); }
 
 // Rules for tests: whatever is not said accepts everything.
-inline policy::Rule RuleFor(std::vector<uint16_t> ports, tpx_action action, tpx_fail_mode mode = TPX_FAIL_OPEN,
-                            std::vector<uint8_t> protocols = {6}) {
+inline policy::Rule RuleFor(std::vector<uint16_t> ports, tpx_action action,
+                            tpx_fail_mode mode = TPX_FAIL_OPEN, std::vector<uint8_t> protocols = {6}) {
   policy::Rule rule;
   rule.protocols = std::move(protocols);
   for (uint16_t port : ports) rule.dports.push_back({port, port});
@@ -67,19 +67,23 @@ class PacketTest : public ::testing::Test {
   }
 
   static ProgRunner& runner() { return SharedRunner(); }
-  static Outcome Lan(const Packet& packet, uint32_t mark = 0) { return runner().Run(Hook::kLan, packet.Build(), mark); }
-  static Outcome Wan(const Packet& packet, uint32_t mark = 0) { return runner().Run(Hook::kWan, packet.Build(), mark); }
+  static Outcome Lan(const Packet& packet, uint32_t mark = 0) {
+    return runner().Run(Hook::kLan, packet.Build(), mark);
+  }
+  static Outcome Wan(const Packet& packet, uint32_t mark = 0) {
+    return runner().Run(Hook::kWan, packet.Build(), mark);
+  }
 };
 
 // Ports of the policy that most tests use: what a new flow to each of them meets.
 enum Port : uint16_t {
-  kProxied = 443,       // proxied, fails open
+  kProxied = 443,  // proxied, fails open
   kProxiedClosed = 444,
   kProxiedReset = 445,
-  kPreserved = 446,     // proxied, the client's address preserved
+  kPreserved = 446,  // proxied, the client's address preserved
   kDropped = 23,
   kRejected = 24,
-  kBypassed = 80,       // the default
+  kBypassed = 80,  // the default
 };
 
 class FamilyTest : public PacketTest, public ::testing::WithParamInterface<Family> {
@@ -92,10 +96,10 @@ class FamilyTest : public PacketTest, public ::testing::WithParamInterface<Famil
     runner().StartWorkers(2);
     policy::Rule preserved = RuleFor({kPreserved}, TPX_ACTION_PROXY);
     preserved.source = TPX_SOURCE_PRESERVE;
-    runner().Publish(PolicyOf({RuleFor({kProxied}, TPX_ACTION_PROXY),
-                               RuleFor({kProxiedClosed}, TPX_ACTION_PROXY, TPX_FAIL_CLOSED),
-                               RuleFor({kProxiedReset}, TPX_ACTION_PROXY, TPX_FAIL_RESET), preserved,
-                               RuleFor({kDropped}, TPX_ACTION_DROP), RuleFor({kRejected}, TPX_ACTION_REJECT)}));
+    runner().Publish(PolicyOf(
+        {RuleFor({kProxied}, TPX_ACTION_PROXY), RuleFor({kProxiedClosed}, TPX_ACTION_PROXY, TPX_FAIL_CLOSED),
+         RuleFor({kProxiedReset}, TPX_ACTION_PROXY, TPX_FAIL_RESET), preserved,
+         RuleFor({kDropped}, TPX_ACTION_DROP), RuleFor({kRejected}, TPX_ACTION_REJECT)}));
   }
 
   const Family& f() const { return GetParam(); }
@@ -107,8 +111,8 @@ class FamilyTest : public PacketTest, public ::testing::WithParamInterface<Famil
   }
 };
 
-#define TPX_BOTH_FAMILIES(suite)                                                   \
-  INSTANTIATE_TEST_SUITE_P(Families, suite, ::testing::ValuesIn(kFamilies),        \
+#define TPX_BOTH_FAMILIES(suite)                                            \
+  INSTANTIATE_TEST_SUITE_P(Families, suite, ::testing::ValuesIn(kFamilies), \
                            [](const auto& family) { return family.param.name; })
 
 }  // namespace tpx::test

@@ -86,7 +86,8 @@ std::ostream& operator<<(std::ostream& out, const Outcome& o) {
 }
 
 std::ostream& operator<<(std::ostream& out, const LookupOutcome& o) {
-  return out << ReasonName(o.reason) << (o.passed ? " (pass" : " (drop") << ", listener " << o.listener << ")";
+  return out << ReasonName(o.reason) << (o.passed ? " (pass" : " (drop") << ", listener " << o.listener
+             << ")";
 }
 
 Outcome Leaves(tpx_reason reason, uint32_t mark) {
@@ -107,7 +108,12 @@ LookupOutcome Found(tpx_reason reason, int listener) {
 void Shell(const std::string& command) { TPX_CHECK(std::system(command.c_str()) == 0) << command; }
 
 tpx_flow FlowOf(const IpAddr& src, uint16_t sport, const IpAddr& dst, uint16_t dport, uint8_t proto) {
-  return {.src = src.raw, .dst = dst.raw, .sport = htons(sport), .dport = htons(dport), .proto = proto, .pad = {}};
+  return {.src = src.raw,
+          .dst = dst.raw,
+          .sport = htons(sport),
+          .dport = htons(dport),
+          .proto = proto,
+          .pad = {}};
 }
 
 bool ProgRunner::Privileged() { return geteuid() == 0; }
@@ -116,8 +122,8 @@ ProgRunner::ProgRunner() : out_(1 << 16) {
   EnterOwnNetwork();
   skeleton_ = tpx_bpf__open_and_load();
   TPX_PCHECK(skeleton_ != nullptr);
-  TPX_CHECK(skeleton_->rodata->tpx_mark_mask == kMarkMask && skeleton_->rodata->tpx_steer_mark == kSteerMark &&
-        skeleton_->rodata->tpx_own_mark == kOwnMark);
+  TPX_CHECK(skeleton_->rodata->tpx_mark_mask == kMarkMask &&
+            skeleton_->rodata->tpx_steer_mark == kSteerMark && skeleton_->rodata->tpx_own_mark == kOwnMark);
   control_ = Map<tpx_control>(skeleton_->maps.tpx_control, 1);
   workers_ = Map<tpx_worker>(skeleton_->maps.tpx_workers, TPX_MAX_WORKERS);
   batch_.resize(static_cast<size_t>(TPX_REASON_COUNT * libbpf_num_possible_cpus()));
@@ -134,7 +140,8 @@ void ProgRunner::Reset() {
   std::fill_n(workers_, TPX_MAX_WORKERS, tpx_worker{});
   listeners_.clear();  // closing takes them out of the sockmap
   index_by_cookie_.clear();
-  for (const bpf_map* map : {skeleton_->maps.tpx_local, skeleton_->maps.tpx_flows, skeleton_->maps.tpx_frags}) {
+  for (const bpf_map* map :
+       {skeleton_->maps.tpx_local, skeleton_->maps.tpx_flows, skeleton_->maps.tpx_frags}) {
     Empty(map);
   }
   Bytes zeros(sizeof(tpx_handoff) * 2 * static_cast<size_t>(libbpf_num_possible_cpus()), 0);
@@ -154,14 +161,15 @@ void ProgRunner::Publish(const policy::Policy& policy) {
 
 void ProgRunner::Fill(const policy::CompiledPolicy& compiled, uint32_t generation) {
   uint32_t slot = generation & 1, zero = 0;
-  UniqueFd tables(bpf_map_create(BPF_MAP_TYPE_ARRAY, "t_tables", sizeof(uint32_t), sizeof(tpx_tables), 1, nullptr));
+  UniqueFd tables(
+      bpf_map_create(BPF_MAP_TYPE_ARRAY, "t_tables", sizeof(uint32_t), sizeof(tpx_tables), 1, nullptr));
   TPX_PCHECK(tables.get() >= 0);
   compiled.tables->generation = generation;
   TPX_PCHECK(bpf_map_update_elem(tables.get(), &zero, compiled.tables.get(), BPF_ANY) == 0);
   for (uint32_t dimension : {TPX_DIM_SRC, TPX_DIM_DST}) {
     LIBBPF_OPTS(bpf_map_create_opts, options, .map_flags = BPF_F_NO_PREALLOC);
-    UniqueFd trie(bpf_map_create(BPF_MAP_TYPE_LPM_TRIE, "t_prefixes", sizeof(tpx_prefix_key), sizeof(uint32_t),
-                                 TPX_MAX_PREFIXES, &options));
+    UniqueFd trie(bpf_map_create(BPF_MAP_TYPE_LPM_TRIE, "t_prefixes", sizeof(tpx_prefix_key),
+                                 sizeof(uint32_t), TPX_MAX_PREFIXES, &options));
     TPX_PCHECK(trie.get() >= 0);
     for (const auto& [key, value] : compiled.prefixes[dimension]) {
       TPX_PCHECK(bpf_map_update_elem(trie.get(), &key, &value, BPF_ANY) == 0);
@@ -258,7 +266,8 @@ Outcome ProgRunner::RunFast(Hook hook, const Bytes& frame, uint32_t mark, bool* 
   ctx.mark = mark;
   int error = TestRun(hook, frame, ctx, 1);
   if (refused != nullptr) *refused = error != 0;
-  TPX_CHECK(error == 0 || refused != nullptr) << "the kernel refuses a frame of " << frame.size() << " bytes: " << error;
+  TPX_CHECK(error == 0 || refused != nullptr)
+      << "the kernel refuses a frame of " << frame.size() << " bytes: " << error;
   return {.code = retval_, .mark = ctx.mark, .reason = -1, .changed = left_ != frame};
 }
 

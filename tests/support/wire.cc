@@ -60,7 +60,8 @@ UniqueFd AttachIngress(const char* device, int program_fd) {
 }
 
 Wire::Wire() {
-  const std::string sender = kSender, ingress = kIngress, mac = " lladdr 02:00:00:00:00:02 nud permanent dev ";
+  const std::string sender = kSender, ingress = kIngress,
+                    mac = " lladdr 02:00:00:00:00:02 nud permanent dev ";
   Shell("ip link add " + sender + " address 02:00:00:00:00:02 mtu 65535 type veth peer name " + ingress +
         " address 02:00:00:00:00:01 mtu 65535");
   Shell("ip link set " + sender + " up && ip link set " + ingress + " up");

@@ -90,10 +90,10 @@ priority() {
   mac=$(cat /sys/class/net/lan0/address)
   ip -n untagged link add link c0 name prio0 type vlan id 0 egress-qos-map 0:5
   ip -n untagged link set prio0 up
-  ip -n untagged neigh add 192.0.2.1 lladdr "$mac" dev prio0
-  ip -n untagged neigh add 2001:db8:0::1 lladdr "$mac" dev prio0
-  ip -n untagged route add $PRIO4 via 192.0.2.1 dev prio0 onlink src 192.0.2.2
-  ip -n untagged -6 route add $PRIO6 via 2001:db8:0::1 dev prio0 onlink src 2001:db8:0::2
+  ip -n untagged neigh add 192.0.2.65 lladdr "$mac" dev prio0
+  ip -n untagged neigh add 2001:db8:1::1 lladdr "$mac" dev prio0
+  ip -n untagged route add $PRIO4 via 192.0.2.65 dev prio0 onlink src 192.0.2.66
+  ip -n untagged -6 route add $PRIO6 via 2001:db8:1::1 dev prio0 onlink src 2001:db8:1::2
 }
 
 network() {
@@ -107,11 +107,11 @@ network() {
     ip -n untagged link add link c0.200 name c0.200.300 type vlan id 300 &&
     ip -n untagged link set c0.100 netns tagged &&
     ip -n untagged link set c0.200.300 netns stacked || return 1
-  client untagged c0 lan0 0
+  client untagged c0 lan0 1
   ip link set outer up
   ip -n untagged link set c0.200 up
-  client tagged c0.100 vlan0 1
-  client stacked c0.200.300 qinq0 2
+  client tagged c0.100 vlan0 2
+  client stacked c0.200.300 qinq0 3
   priority
   ip link set wan0 up
   ip addr add $GATEWAY4/24 dev wan0
@@ -136,18 +136,22 @@ serve() {
 
 # --- clients -----------------------------------------------------------------
 
-host() { # ADDRESS, as a URL wants it
-  case $1 in *:*) echo "[$1]" ;; *) echo "$1" ;; esac
-}
-
-fetch() { # NAMESPACE SERVER PATH [OPTION...]
-  space=$1 url=http://$(host "$2"):$PORT/$3
-  shift 3
-  at "$space" curl -sS -g -m 20 "$@" "$url"
+request() { # NAMESPACE SERVER PATH [BODY]: the body of the answer
+  {
+    if [ -n "${4:-}" ]; then
+      printf 'POST /%s HTTP/1.0\r\nContent-Length: %d\r\n\r\n' "$3" "$(wc -c <"$4")"
+      cat "$4"
+    else
+      printf 'GET /%s HTTP/1.0\r\n\r\n' "$3"
+    fi
+  } | at "$1" timeout 20 nc "$2" $PORT | {
+    while read -r line && [ "$line" != "$(printf '\r')" ]; do :; done
+    cat
+  }
 }
 
 who() { # NAMESPACE SERVER: the address that the server sees
-  fetch "$1" "$2" cgi-bin/who | sed 's/^\[*\(::ffff:\)*//; s/\].*//'
+  request "$1" "$2" cgi-bin/who | sed 's/^\[*\(::ffff:\)*//; s/\].*//'
 }
 
 saw() { # ADDRESS NAMESPACE SERVER
@@ -166,15 +170,14 @@ direct() { # NAMESPACE NUMBER; at the first try: nothing has to settle
 transfer() { # NAMESPACE: whole in both directions and families
   sum=$(md5sum </tmp/www/file)
   for address in $SERVER4 $SERVER6; do
-    [ "$(fetch "$1" $address file | md5sum)" = "$sum" ] || { echo "down, $address"; return 1; }
-    [ "$(fetch "$1" $address cgi-bin/sum --data-binary @/tmp/www/file)" = "$sum" ] ||
-      { echo "up, $address"; return 1; }
+    [ "$(request "$1" $address file | md5sum)" = "$sum" ] || { echo "down, $address"; return 1; }
+    [ "$(request "$1" $address cgi-bin/sum /tmp/www/file)" = "$sum" ] || { echo "up, $address"; return 1; }
   done
 }
 
 refused() { # NAMESPACE: by the gateway, at once
   for address in $SERVER4 $SERVER6; do
-    at "$1" curl -sS -g -m 20 "http://$(host "$address"):$REJECTED" >/tmp/refusal 2>&1
+    at "$1" timeout 20 nc "$address" $REJECTED </dev/null >/tmp/refusal 2>&1
     grep -q 'Connection refused' /tmp/refusal || { echo "$address: $(cat /tmp/refusal)"; return 1; }
   done
 }
@@ -256,23 +259,23 @@ vlan() {
   snapshot >/tmp/before
   needed "802.1Q: load" tpx-bpf load --config /tmp/config.yaml
   check "802.1Q: status tells $(mode)" attached vlan0
-  check "802.1Q: fails open before the proxy runs" direct tagged 1
+  check "802.1Q: fails open before the proxy runs" direct tagged 2
   needed "802.1Q: run" start
   check "802.1Q: proxied" proxied tagged
   check "802.1Q: data is whole" transfer tagged
   check "802.1Q: a rejected connection is refused" refused tagged
-  check "802.1Q: untagged packets of its trunk are not touched" direct untagged 0
-  check "802.1Q: packets of other VLANs are not touched" direct stacked 2
+  check "802.1Q: untagged packets of its trunk are not touched" direct untagged 1
+  check "802.1Q: packets of other VLANs are not touched" direct stacked 3
   check "802.1Q: kill -9" ended 137 KILL
-  check "802.1Q: the next connection goes direct" direct tagged 1
+  check "802.1Q: the next connection goes direct" direct tagged 2
   check "802.1Q: run again" start
   check "802.1Q: proxied again" proxied tagged
   check "802.1Q: SIGTERM ends it in peace" ended 0 TERM
-  check "802.1Q: direct without a proxy" direct tagged 1
+  check "802.1Q: direct without a proxy" direct tagged 2
   check "802.1Q: detach" tpx-bpf detach
   check "802.1Q: nothing is left" clean
   check "802.1Q: detach once more" tpx-bpf detach
-  check "802.1Q: direct after it" direct tagged 1
+  check "802.1Q: direct after it" direct tagged 2
 }
 
 qinq() {
@@ -284,7 +287,7 @@ qinq() {
   check "802.1ad: data is whole" transfer stacked
   check "802.1ad: a rejected connection is refused" refused stacked
   check "802.1ad: kill -9" ended 137 KILL
-  check "802.1ad: the next connection goes direct" direct stacked 2
+  check "802.1ad: the next connection goes direct" direct stacked 3
   check "802.1ad: detach" tpx-bpf detach
   check "802.1ad: nothing is left" clean
 }
@@ -301,10 +304,10 @@ trunk() {
   check "trunk: priority-tagged packets are proxied" proxied untagged $PRIO4 $PRIO6
   check "trunk: they were tagged" [ "$sent_before" -lt \
     "$(at untagged ip -s link show prio0 | sed -n '/TX:/{n;s/^ *[0-9]* *\([0-9]*\).*/\1/p;}')" ]
-  check "trunk: 802.1Q packets go direct" direct tagged 1
+  check "trunk: 802.1Q packets go direct" direct tagged 2
   check "trunk: they are counted" grew vlan_tagged "$tagged_before"
   tagged_before=$(packets vlan_tagged)
-  check "trunk: 802.1ad packets go direct" direct stacked 2
+  check "trunk: 802.1ad packets go direct" direct stacked 3
   check "trunk: they are counted too" grew vlan_tagged "$tagged_before"
   check "trunk: a VLAN of it as well" sh -c "sed -i 's/lan: .lan0./lan: [lan0, vlan0]/' /tmp/config.yaml &&
     tpx-bpf reload --config /tmp/config.yaml"
@@ -330,9 +333,9 @@ gone() {
 prepare
 needed "a network with VLANs" network
 needed "a server" serve
-needed "direct: untagged" eventually direct untagged 0
-needed "direct: 802.1Q" eventually direct tagged 1
-needed "direct: 802.1Q in 802.1ad" eventually direct stacked 2
+needed "direct: untagged" eventually direct untagged 1
+needed "direct: 802.1Q" eventually direct tagged 2
+needed "direct: 802.1Q in 802.1ad" eventually direct stacked 3
 vlan
 qinq
 trunk

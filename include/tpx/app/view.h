@@ -23,8 +23,9 @@ struct GatewayView {
   control::StateSnapshot state;
   observe::Snapshot counts;      // meaningful only when loaded
   std::vector<RuleView> rules;   // of the live generation
-  bool running() const;          // some worker is alive
-  uint32_t proxy_pid() const;    // of a living worker, else 0
+  // A process serves, hung or not: the workers' leases tell that.
+  bool running() const { return state.runner.has_value(); }
+  uint32_t proxy_pid() const { return static_cast<uint32_t>(state.runner.value_or(0)); }
 };
 
 // Works with and without a proxy running, hung or not: it only reads pins and files.
