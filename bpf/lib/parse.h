@@ -82,29 +82,43 @@ static __always_inline int truncated(struct packet *p) {
   return PARSED;
 }
 
-/* A source route would carry the packet past the destination that was judged. */
-static __noinline int parse_v4_options(struct __sk_buff *skb, __u32 offset, __u32 len) {
-  __u8 options[64] = {};
-  __u32 at = 0;
+struct ipv4_options {
+  __u8 byte[IPV4_OPTIONS_MAX];
+};
 
-  if (len == 0 || len > IPV4_OPTIONS_MAX) return TPX_R_MALFORMED;
-  if (ctx_load(skb, offset, options, len)) return TPX_R_MALFORMED;
-  for (int i = 0; i < IPV4_OPTIONS_MAX; i++) {
-    __u8 type, size;
+/*
+ * A source route would carry the packet past the destination that was judged.
+ * Every byte is visited in order and those inside an option are passed over:
+ * jumping from option to option makes the verifier follow every way to do so.
+ */
+__weak __noinline int tpx_judge_options(const struct ipv4_options *options, __u32 len) {
+  __u32 next = 0;
 
-    if (at >= len) break;
-    type = options[at & 63];
-    if (type == 0) break; /* end of options */
-    if (type == 1) {      /* no operation */
-      at++;
-      continue;
-    }
+  if (!options) return TPX_R_MALFORMED;
+  for (__u32 i = 0; i < IPV4_OPTIONS_MAX; i++) {
+    __u32 type, size;
+
+    if (i >= len) break;
+    if (i != next) continue;
+    type = options->byte[i];
+    if (type == IPOPT_END) break;
     if (type == IPOPT_LSRR || type == IPOPT_SSRR) return TPX_R_SOURCE_ROUTED;
-    size = options[(at + 1) & 63];
-    if (size < 2 || at + size > len) return TPX_R_MALFORMED;
-    at += size;
+    size = 1; /* of a no-operation */
+    if (type != IPOPT_NOOP) {
+      size = i + 1 < IPV4_OPTIONS_MAX ? options->byte[i + 1] : 0;
+      if (size < 2 || i + size > len) return TPX_R_MALFORMED;
+    }
+    next = i + size;
   }
   return PARSED;
+}
+
+static __noinline int parse_v4_options(struct __sk_buff *skb, __u32 offset, __u32 len) {
+  struct ipv4_options options = {};
+
+  if (len == 0 || len > IPV4_OPTIONS_MAX) return TPX_R_MALFORMED;
+  if (ctx_load(skb, offset, &options, len)) return TPX_R_MALFORMED;
+  return tpx_judge_options(&options, len);
 }
 
 static __always_inline int parse_v4(struct __sk_buff *skb, __u32 *offset, struct packet *p) {
