@@ -5,12 +5,12 @@
  * be delivered from the gateway's own wildcard listeners; leaves everything
  * that is addressed to the gateway itself alone.
  */
-#include <linux/bpf.h>
 #include <bpf/bpf_helpers.h>
+#include <linux/bpf.h>
 
 #include "lib/config.h"
-#include "lib/ctx_skb.h"
 #include "lib/count.h"
+#include "lib/ctx_skb.h"
 #include "lib/family.h"
 #include "lib/policy.h"
 #include "lib/sockets.h"
@@ -29,8 +29,8 @@ static __always_inline int verdict_of(const struct tpx_flow *flow, struct tpx_ve
   struct tpx_handoff *slot = bpf_map_lookup_elem(&tpx_handoff, &index);
 
   if (slot && addr_equal(&slot->flow.src, &flow->src) && addr_equal(&slot->flow.dst, &flow->dst) &&
-      slot->flow.sport == flow->sport && slot->flow.dport == flow->dport &&
-      slot->flow.proto == flow->proto && slot->verdict.reason) {
+      slot->flow.sport == flow->sport && slot->flow.dport == flow->dport && slot->flow.proto == flow->proto &&
+      slot->verdict.reason) {
     *v = slot->verdict;
     slot->verdict.reason = 0; /* good for one packet */
     return 0;

@@ -5,13 +5,13 @@
  * changes), refuses it with a RST, or drops it. Passing returns TC_ACT_UNSPEC, so other programs and
  * filters on the device still run.
  */
+#include <bpf/bpf_helpers.h>
 #include <linux/bpf.h>
 #include <linux/pkt_cls.h>
-#include <bpf/bpf_helpers.h>
 
 #include "lib/config.h"
-#include "lib/ctx_skb.h"
 #include "lib/count.h"
+#include "lib/ctx_skb.h"
 #include "lib/parse.h"
 #include "lib/policy.h"
 #include "lib/reset.h"
@@ -51,8 +51,7 @@ static __always_inline int reason_of_verdict(const struct tpx_flow *flow, struct
 
   if (v->action == TPX_ACTION_BYPASS) return TPX_R_RULE_BYPASS;
   if (v->action == TPX_ACTION_DROP) return TPX_R_RULE_DROP;
-  if (v->action == TPX_ACTION_REJECT)
-    return flow->proto == IPPROTO_TCP ? TPX_R_RULE_REJECT : TPX_R_RULE_DROP;
+  if (v->action == TPX_ACTION_REJECT) return flow->proto == IPPROTO_TCP ? TPX_R_RULE_REJECT : TPX_R_RULE_DROP;
   availability = tpx_pick_worker(flow, v);
   return availability == WORKER_FOUND ? TPX_R_RULE_PROXY : unavailable(v, availability);
 }

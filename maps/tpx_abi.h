@@ -20,9 +20,8 @@
 #ifdef __cplusplus
 #undef TPX_SIZE
 #include <type_traits>
-#define TPX_SIZE(type, size)          \
-  static_assert(sizeof(type) == (size) && \
-                std::has_unique_object_representations_v<type>, #type)
+#define TPX_SIZE(type, size) \
+  static_assert(sizeof(type) == (size) && std::has_unique_object_representations_v<type>, #type)
 extern "C" {
 #endif
 
@@ -200,7 +199,8 @@ struct tpx_tables {
   struct tpx_bits denying;  /* rules that may keep a packet from its destination */
   struct tpx_bits bits[TPX_MAX_CLASSES];
 };
-TPX_SIZE(struct tpx_tables, 32 + 512 + 262144 + 8 + TPX_MAX_BLOCKS * 512 + 8192 + 2 * 136 + TPX_MAX_CLASSES * 136);
+TPX_SIZE(struct tpx_tables,
+         32 + 512 + 262144 + 8 + TPX_MAX_BLOCKS * 512 + 8192 + 2 * 136 + TPX_MAX_CLASSES * 136);
 
 /* Inner map of tpx_prefixes (LPM trie); prefixlen counts from bit 0 of the mapped address. */
 struct tpx_prefix_key {

@@ -22,7 +22,7 @@ static __always_inline enum tpx_effect effect_of(__u32 reason) {
     return TPX_EFFECT_##effect;
 #include "tpx_reasons.def"
 #undef TPX_REASON
-  default:
-    return TPX_EFFECT_PASS;
+    default:
+      return TPX_EFFECT_PASS;
   }
 }

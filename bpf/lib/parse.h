@@ -26,12 +26,12 @@
 #define TCP_HEADER_OCTETS 3
 
 enum packet_kind {
-  PACKET_TCP,           /* flow and tcp are complete */
-  PACKET_OTHER,         /* another protocol; ports only for UDP */
-  PACKET_ICMP_ERROR,    /* quoted is complete */
-  PACKET_LATER_FRAGMENT,/* no ports in it; frag_id set */
-  PACKET_OPAQUE,        /* ports out of reach: tiny first fragment, endless header chain; the latter
-                           has flow.proto TPX_PROTO_UNKNOWN */
+  PACKET_TCP,            /* flow and tcp are complete */
+  PACKET_OTHER,          /* another protocol; ports only for UDP */
+  PACKET_ICMP_ERROR,     /* quoted is complete */
+  PACKET_LATER_FRAGMENT, /* no ports in it; frag_id set */
+  PACKET_OPAQUE,         /* ports out of reach: tiny first fragment, endless header chain; the latter
+                            has flow.proto TPX_PROTO_UNKNOWN */
 };
 
 struct packet {
@@ -62,7 +62,7 @@ struct vlan_tag {
 
 struct ext_header {
   __u8 next;
-  __u8 len;       /* in 8 octets behind the first 8 (AH: 4 octets, plus 2) */
+  __u8 len; /* in 8 octets behind the first 8 (AH: 4 octets, plus 2) */
   __u8 routing_type;
   __u8 segments_left;
   __be32 frag_id; /* only in the fragment header */
@@ -169,7 +169,7 @@ static __noinline int parse_v6_extensions(struct __sk_buff *skb, __u32 *offset_o
     if (load_header(skb, p, offset, &h, sizeof(h))) return truncated(p);
     if (next == IPPROTO_ROUTING) {
       if (h.routing_type == 0) return TPX_R_SOURCE_ROUTED; /* RFC 5095 */
-      if (h.segments_left) break; /* dst is not the final destination */
+      if (h.segments_left) break;                          /* dst is not the final destination */
     }
     if (next == IPPROTO_FRAGMENT) {
       /* bytes 2 and 3 are offset and flags here */

@@ -68,7 +68,8 @@ static __noinline __u32 prefix_class(const struct tpx_tables *t, __u32 generatio
   __u16 step;
 
   dim &= 1;
-  step = addr_is_v4(addr) ? walk_blocks(t, t->root[dim][1], addr, 12) : walk_blocks(t, t->root[dim][0], addr, 0);
+  step =
+      addr_is_v4(addr) ? walk_blocks(t, t->root[dim][1], addr, 12) : walk_blocks(t, t->root[dim][0], addr, 0);
   if (step != TPX_STEP_TRIE) return step;
   key.prefixlen = 128;
   key.addr = *addr;

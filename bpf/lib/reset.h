@@ -93,7 +93,8 @@ static __always_inline long store_ip(struct __sk_buff *skb, const struct packet 
  * A packet whose checksum the device was to finish (veth, GSO) carries the sum
  * of the pseudo header instead; the answer must then do the same.
  */
-static __always_inline long store_tcp(struct __sk_buff *skb, const struct packet *p, __u32 at, __u32 tcp_len) {
+static __always_inline long store_tcp(struct __sk_buff *skb, const struct packet *p, __u32 at,
+                                      __u32 tcp_len) {
   __u32 data_len = tcp_len - p->tcp.doff * 4;
   struct tcphdr tcp = {.source = p->tcp.dest,
                        .dest = p->tcp.source,

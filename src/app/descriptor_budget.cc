@@ -25,8 +25,8 @@ DescriptorBudget DivideDescriptors(uint64_t limit, uint32_t workers, uint32_t wa
   uint64_t fixed = kPerProcess + workers * kPerWorker;
   uint64_t room = limit > fixed ? limit - fixed : 0;
   // Pipes may take a quarter of the room: copying works without them.
-  budget.pipes_per_worker = static_cast<uint32_t>(
-      std::min<uint64_t>(wanted_pipes, room / 4 / (kPerPipe * workers)));
+  budget.pipes_per_worker =
+      static_cast<uint32_t>(std::min<uint64_t>(wanted_pipes, room / 4 / (kPerPipe * workers)));
   room -= workers * kPerPipe * budget.pipes_per_worker;
   uint64_t possible = room / kPerSession;
   uint64_t wanted = wanted_sessions == 0 ? kMostSessions : wanted_sessions;

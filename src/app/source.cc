@@ -13,7 +13,10 @@ namespace {
 
 absl::StatusOr<Source> FromParsed(policy::ParseResult parsed, std::string text, std::string origin) {
   TPX_RETURN_IF_ERROR(ConfigErrors(parsed));
-  Source source{.config = std::move(parsed.config), .text = std::move(text), .origin = std::move(origin), .warnings = {}};
+  Source source{.config = std::move(parsed.config),
+                .text = std::move(text),
+                .origin = std::move(origin),
+                .warnings = {}};
   for (const policy::Diagnostic& warning : parsed.warnings) source.warnings.push_back(warning.ToString());
   return source;
 }
@@ -52,12 +55,14 @@ absl::StatusOr<Source> FindSource(const SourceRequest& request, const control::P
   if (prefer_loaded) {
     auto loaded = control::LoadedConfig(paths);
     if (loaded.ok())
-      return Source{.config = std::move(loaded->config), .text = std::move(loaded->text),
-                    .origin = "the loaded state", .warnings = {}};
+      return Source{.config = std::move(loaded->config),
+                    .text = std::move(loaded->text),
+                    .origin = "the loaded state",
+                    .warnings = {}};
   }
   if (access(kDefaultConfigPath, F_OK) == 0) return FromFile(kDefaultConfigPath);
-  return absl::InvalidArgumentError(absl::StrCat("no configuration: give --config FILE or --lan DEV, or write ",
-                                                 kDefaultConfigPath));
+  return absl::InvalidArgumentError(
+      absl::StrCat("no configuration: give --config FILE or --lan DEV, or write ", kDefaultConfigPath));
 }
 
 }  // namespace tpx::app

@@ -21,8 +21,7 @@ Json ToJson(const std::vector<policy::Diagnostic>& diagnostics) {
 void CheckCompiles(const std::string& file, policy::ParseResult& parsed) {
   if (!parsed.ok()) return;
   auto compiled = policy::Compile(parsed.config.policy);
-  if (!compiled.ok())
-    parsed.errors.push_back({file, 1, 1, std::string(compiled.status().message())});
+  if (!compiled.ok()) parsed.errors.push_back({file, 1, 1, std::string(compiled.status().message())});
 }
 
 }  // namespace

@@ -73,9 +73,11 @@ Json ToJson(const app::GatewayView& view, const std::string& instance) {
 void PrintDevices(const control::StateSnapshot& state, Env& env) {
   env.out << "devices\n";
   for (const control::DeviceState& d : state.devices)
-    env.out << absl::StrFormat("  %-15s  %-3s  %-6s  %s\n", d.device.name,
-                               control::RoleName(d.device.role), control::ModeName(d.device.mode),
-                               d.attached ? "attached" : d.exists ? "NOT ATTACHED" : "gone");
+    env.out << absl::StrFormat("  %-15s  %-3s  %-6s  %s\n", d.device.name, control::RoleName(d.device.role),
+                               control::ModeName(d.device.mode),
+                               d.attached ? "attached"
+                               : d.exists ? "NOT ATTACHED"
+                                          : "gone");
 }
 
 void PrintRules(const app::GatewayView& view, Env& env) {
@@ -83,7 +85,8 @@ void PrintRules(const app::GatewayView& view, Env& env) {
   for (size_t i = 0; i < view.rules.size(); i++) {
     const app::RuleView& rule = view.rules[i];
     std::string details;
-    if (*rule.fail_mode != '\0') details = absl::StrCat(rule.source, ", ", rule.fail_mode, " when the proxy is down");
+    if (*rule.fail_mode != '\0')
+      details = absl::StrCat(rule.source, ", ", rule.fail_mode, " when the proxy is down");
     env.out << absl::StrFormat("  %-20s %-7s %10s new flows  %s\n", rule.name, rule.action,
                                Grouped(view.counts.rules[i].packets), details);
   }
@@ -97,8 +100,9 @@ void PrintProxy(const app::GatewayView& view, Env& env) {
   }
   for (const observe::WorkerView& w : view.counts.workers) {
     if (!view.running() || w.state == TPX_WORKER_ABSENT) continue;
-    std::string lease = w.alive() ? absl::StrCat("lease runs for ", w.lease_left_ms, " ms")
-                                  : absl::StrCat("LEASE RAN OUT ", -w.lease_left_ms, " ms ago: hung, gets no new flow");
+    std::string lease =
+        w.alive() ? absl::StrCat("lease runs for ", w.lease_left_ms, " ms")
+                  : absl::StrCat("LEASE RAN OUT ", -w.lease_left_ms, " ms ago: hung, gets no new flow");
     env.out << absl::StrFormat("  worker %-3u  %-8s  %s sessions, %s up, %s down, %s\n", w.id,
                                observe::WorkerStateName(w.state), Grouped(w.counters[TPX_C_SESSIONS]),
                                Bytes(w.counters[TPX_C_BYTES_UP]), Bytes(w.counters[TPX_C_BYTES_DOWN]), lease);

@@ -23,9 +23,9 @@ struct Env {
 // asks for; the others keep their defaults.
 struct Options {
   std::string instance = "tpx-bpf";
-  std::string config;              // empty: none given
+  std::string config;  // empty: none given
   std::vector<std::string> lan, wan;
-  std::string file;                // positional argument of check
+  std::string file;  // positional argument of check
   bool json = false;
   bool dry_run = false;
 };

@@ -7,7 +7,8 @@
 namespace tpx::cli {
 
 int Fail(Env& env, const absl::Status& status) {
-  for (absl::string_view line : absl::StrSplit(status.message(), '\n')) env.err << "tpx-bpf: " << line << '\n';
+  for (absl::string_view line : absl::StrSplit(status.message(), '\n'))
+    env.err << "tpx-bpf: " << line << '\n';
   return kFailed;
 }
 

@@ -14,13 +14,14 @@ struct LowerCase {
   char chars[kLongestName] = {};
   constexpr explicit LowerCase(std::string_view symbol) {
     for (size_t i = 0; i < symbol.size(); i++)
-      chars[i] = static_cast<char>(symbol[i] >= 'A' && symbol[i] <= 'Z' ? symbol[i] + ('a' - 'A') : symbol[i]);
+      chars[i] =
+          static_cast<char>(symbol[i] >= 'A' && symbol[i] <= 'Z' ? symbol[i] + ('a' - 'A') : symbol[i]);
   }
 };
 
-#define TPX_REASON(symbol, hook, effect, text)       \
-  static_assert(sizeof(#symbol) <= kLongestName);    \
-  constexpr LowerCase kReason_##symbol(#symbol);     \
+#define TPX_REASON(symbol, hook, effect, text)    \
+  static_assert(sizeof(#symbol) <= kLongestName); \
+  constexpr LowerCase kReason_##symbol(#symbol);  \
   constexpr LowerCase kEffectOf_##symbol(#effect);
 #include "tpx_reasons.def"
 #undef TPX_REASON
@@ -32,7 +33,8 @@ struct LowerCase {
 #undef TPX_COUNTER
 
 constexpr std::array<ReasonName, TPX_REASON_COUNT> kReasons = {{
-#define TPX_REASON(symbol, hook, effect, text) {kReason_##symbol.chars, #hook, kEffectOf_##symbol.chars, text},
+#define TPX_REASON(symbol, hook, effect, text) \
+  {kReason_##symbol.chars, #hook, kEffectOf_##symbol.chars, text},
 #include "tpx_reasons.def"
 #undef TPX_REASON
 }};

@@ -35,8 +35,8 @@ absl::StatusOr<Count> Sum(const bpf::PerCpuArray<tpx_count>& map, uint32_t index
 
 WorkerView ReadWorker(uint32_t id, tpx_worker& shared) {
   WorkerView view{.id = id, .state = Read(shared.state), .pid = Read(shared.pid)};
-  view.lease_left_ms = (static_cast<int64_t>(Read(shared.deadline_ns)) - static_cast<int64_t>(MonotonicNs())) /
-                       1'000'000;
+  view.lease_left_ms =
+      (static_cast<int64_t>(Read(shared.deadline_ns)) - static_cast<int64_t>(MonotonicNs())) / 1'000'000;
   for (size_t i = 0; i < view.counters.size(); i++) view.counters[i] = Read(shared.counter[i]);
   return view;
 }

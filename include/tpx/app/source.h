@@ -22,7 +22,7 @@ struct Source {
 };
 
 struct SourceRequest {
-  std::string config;              // a file, or empty
+  std::string config;                 // a file, or empty
   std::vector<std::string> lan, wan;  // devices, or empty
 };
 

@@ -21,8 +21,8 @@ struct RuleView {
 // What reading commands show: the loaded state and the counts of its maps.
 struct GatewayView {
   control::StateSnapshot state;
-  observe::Snapshot counts;      // meaningful only when loaded
-  std::vector<RuleView> rules;   // of the live generation
+  observe::Snapshot counts;     // meaningful only when loaded
+  std::vector<RuleView> rules;  // of the live generation
   // A process serves, hung or not: the workers' leases tell that.
   bool running() const { return state.runner.has_value(); }
   uint32_t proxy_pid() const { return static_cast<uint32_t>(state.runner.value_or(0)); }

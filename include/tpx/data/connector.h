@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
-
 #include "tpx/base/address.h"
 #include "tpx/base/unique_fd.h"
 #include "tpx/data/shared_slot.h"

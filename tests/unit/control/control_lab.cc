@@ -48,6 +48,9 @@ void ControlLab::SetUp() {
   }
   Sh("ip addr add 192.0.2.1/24 brd + dev lan0");
   Sh("ip addr add 2001:db8::1/64 dev lan0 nodad");
+  // Carriers, and the routes that come with them, appear a moment later.
+  Sh("for i in $(seq 200); do ip -6 route show table local | grep -q '^local 2001:db8::1 ' && "
+     "! ip link | grep -q -e NO-CARRIER -e LOWERLAYERDOWN && break; sleep 0.05; done");
 }
 
 void ControlLab::TearDown() {

@@ -88,7 +88,8 @@ TEST_F(RtnlTest, LinksAndAddressesAreListed) {
   EXPECT_FALSE(a0->is_loopback());
   bool v4 = false;
   bool v6 = false;
-  for (const AddressInfo& info : *rtnl_->ListAddresses()) {
+  const auto addresses = *rtnl_->ListAddresses();
+  for (const AddressInfo& info : addresses) {
     if (info.addr == *IpAddr::Parse("192.0.2.1")) {
       v4 = info.prefix_length == 120 && info.index == a0->index &&
            info.broadcast == *IpAddr::Parse("192.0.2.255");
