@@ -5,8 +5,8 @@
  * be delivered from the gateway's own wildcard listeners; leaves everything
  * that is addressed to the gateway itself alone.
  */
-#include <bpf/bpf_helpers.h>
 #include <linux/bpf.h>
+#include <bpf/bpf_helpers.h>
 
 #include "lib/config.h"
 #include "lib/count.h"

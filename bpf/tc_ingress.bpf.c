@@ -5,8 +5,8 @@
  * changes), refuses it with a RST, or drops it. Passing returns TC_ACT_UNSPEC, so other programs and
  * filters on the device still run.
  */
-#include <bpf/bpf_helpers.h>
 #include <linux/bpf.h>
+#include <bpf/bpf_helpers.h>
 #include <linux/pkt_cls.h>
 
 #include "lib/config.h"
