@@ -142,6 +142,7 @@ def build_initramfs(folder, version):
     for tool in GUEST_TOOLS:
         add_program(root, find(tool))
     add_program(root, BINARY, "tpx-bpf")
+    shutil.copy(HERE / "network.sh", root / "network.sh")
     shutil.copy(HERE / "guest.sh", root / "init")
     (root / "init").chmod(0o755)
     names = "\n".join(str(path.relative_to(root)) for path in sorted(root.rglob("*")))
