@@ -18,6 +18,10 @@ CHANGES = {
 }
 
 
+# A leak check cannot run in a traced process.
+STRACE = ("strace", "-f", "-qq", "-E", "ASAN_OPTIONS=detect_leaks=0")
+
+
 @unittest.skipUnless(shutil.which("strace"), "needs strace")
 class Crash(product.TestCase):
     def setUp(self):
@@ -30,7 +34,7 @@ class Crash(product.TestCase):
     def steps(self, *command):
         """The n-th calls of each kind that may change something: [(call, n)], in order."""
         trace = self.tpx.folder / "trace"
-        self.lab.gateway.run("strace", "-f", "-qq", "-o", trace, "-e", "trace=" + ",".join(CHANGES),
+        self.lab.gateway.run(*STRACE, "-o", trace, "-e", "trace=" + ",".join(CHANGES),
                              *self.tpx.argv(*command))
         counts, found = collections.Counter(), []
         for line in trace.read_text().splitlines():
@@ -45,7 +49,7 @@ class Crash(product.TestCase):
 
     def inject(self, what, call, number, *command):
         return self.lab.gateway.run(
-            "strace", "-f", "-qq", "-o", "/dev/null", "-e", f"trace={call}", "-e",
+            *STRACE, "-o", "/dev/null", "-e", f"trace={call}", "-e",
             f"inject={call}:{what}:when={number}", *self.tpx.argv(*command), check=False)
 
     def assert_clean(self):

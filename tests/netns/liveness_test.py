@@ -49,7 +49,8 @@ class Liveness(product.TestCase):
         for family, seen in outcomes.items():
             with self.subTest(family=family.name):
                 failures = [o for o in seen if o[2] != "ok"]
-                self.assertLessEqual(len(failures), 2, failures)
+                # A sanitizer's shadow memory takes 10 ms to unmap, before the sockets are closed.
+                self.assertLessEqual(len(failures), 10 if self.tpx.sanitized() else 2, failures)
                 after = {o[3] for o in seen if o[0] > killed + 0.1}
                 self.assertEqual(after, {family.client})
         self.assertGreater(self.tpx.reasons()["down_open"], 0)
@@ -105,6 +106,12 @@ class Liveness(product.TestCase):
             act()
             self.assertEqual(holder.ask("check"), {"ok": 20}, act.__name__)
 
+    def is_steered(self, family):
+        try:
+            return self.lab.who(family)[0] == family.wan
+        except OSError:  # still refused: the rule resets until the lease runs again
+            return False
+
     def hang(self, mode, seconds=3.0, **loop):
         self.tpx.start(product.config(on_proxy_down=mode, proxy={"lease": "1s"}))
         self.start_loops(outstanding=1000, **loop)
@@ -115,7 +122,7 @@ class Liveness(product.TestCase):
         self.tpx.kill(signal.SIGCONT)
         resumed = time.monotonic()
         for family in harness.FAMILIES:
-            harness.wait_until(lambda f=family: self.lab.who(f)[0] == f.wan, "steering resumes")
+            harness.wait_until(lambda f=family: self.is_steered(f), "steering resumes")
         return stopped, resumed, self.outcomes()
 
     def test_L3_hang_fail_open(self):

@@ -104,9 +104,9 @@ snapshot() {
   done
   ip addr
   tc qdisc show
-  for device in $(ls /sys/class/net); do
-    tc filter show dev "$device" ingress
-    tc filter show dev "$device" egress
+  for device in lan0 wan0 vlan0 outer qinq0; do
+    tc filter show dev "$device" ingress 2>/dev/null
+    tc filter show dev "$device" egress 2>/dev/null
   done
   ls -A /sys/fs/bpf /run
   for kind in prog map link; do bpftool $kind show; done

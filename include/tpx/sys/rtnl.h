@@ -24,9 +24,9 @@ inline constexpr Family kFamilies[] = {Family::kIpv4, Family::kIpv6};
 std::string_view FamilyName(Family family);  // "IPv4", "IPv6"
 
 // Owner tag (FRA_PROTOCOL, rtm_protocol) of everything that is ours.
-inline constexpr uint8_t kRouteProtocol = 84;
+inline constexpr uint8_t kRouteProtocol = 116;
 
-// ip rule add iif IIF fwmark MARK/MASK lookup TABLE priority PRIORITY protocol 84
+// ip rule add iif IIF fwmark MARK/MASK lookup TABLE priority PRIORITY protocol 116
 struct PolicyRule {
   Family family = Family::kIpv4;
   std::string iif;
@@ -38,7 +38,7 @@ struct PolicyRule {
   friend bool operator==(const PolicyRule&, const PolicyRule&) = default;
 };
 
-// ip route add local default dev lo table TABLE protocol 84
+// ip route add local default dev lo table TABLE protocol 116
 struct LocalRoute {
   Family family = Family::kIpv4;
   uint32_t table = 0;
