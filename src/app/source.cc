@@ -26,7 +26,7 @@ absl::StatusOr<Source> FromFile(const std::string& path) {
   return FromParsed(std::move(file.parsed), std::move(file.text), path);
 }
 
-absl::StatusOr<Source> FromText(std::string text, std::string origin) {
+absl::StatusOr<Source> FromText(std::string text, const std::string& origin) {
   auto no_files = [](const std::string& path) -> absl::StatusOr<std::string> {
     return absl::NotFoundError(absl::StrCat(path, ": sets in files need --config"));
   };
