@@ -92,6 +92,18 @@ static __always_inline int is_noted_direct(const struct tpx_flow *flow) {
   return direct && now_s() - direct->seen_s <= TIME_WAIT_S;
 }
 
+/*
+ * Early demultiplexing would find the dead socket and attach it to the packet,
+ * and ip_forward() drops packets that have a socket. It leaves packets alone
+ * that have a destination already, even one that only carries tunnel metadata,
+ * which routing then replaces.
+ */
+static __always_inline void keep_from_early_demux(struct __sk_buff *skb) {
+  struct bpf_tunnel_key none = {};
+
+  bpf_skb_set_tunnel_key(skb, &none, sizeof(none), 0);
+}
+
 static __always_inline int judge_syn(struct __sk_buff *skb, struct packet *p) {
   int owner, reason;
 
@@ -104,6 +116,7 @@ static __always_inline int judge_syn(struct __sk_buff *skb, struct packet *p) {
     if (effect_of(reason) != TPX_EFFECT_PASS) return TPX_R_BAD_FLAGS;
   } else if (owner == OWNED_BY_TIME_WAIT && effect_of(reason) == TPX_EFFECT_PASS) {
     note_direct(&p->flow, reason);
+    keep_from_early_demux(skb);
   } else if (owner == OWNED_BY_TIME_WAIT) {
     bpf_map_delete_elem(&tpx_flows, &p->flow);
   }
@@ -118,9 +131,13 @@ static __always_inline int judge_tcp(struct __sk_buff *skb, struct packet *p, in
   if (owner == OWNED_BY_TIME_WAIT && !from_lan && p->tcp.syn) {
     /* The proxy had this tuple too; a connection of its own would have a socket. */
     note_direct(&p->flow, TPX_R_WAN);
+    keep_from_early_demux(skb);
     return TPX_R_WAN;
   }
-  if (owner == OWNED_BY_TIME_WAIT && is_noted_direct(&p->flow)) owner = OWNED_BY_NONE;
+  if (owner == OWNED_BY_TIME_WAIT && is_noted_direct(&p->flow)) {
+    keep_from_early_demux(skb);
+    owner = OWNED_BY_NONE;
+  }
   if (owner != OWNED_BY_NONE) return TPX_R_ESTABLISHED;
   if (!from_lan) return TPX_R_WAN;
   return is_valid_cookie(p) ? TPX_R_COOKIE : TPX_R_DIRECT;
