@@ -143,6 +143,25 @@ class Packets(product.TestCase):
             self.assertEqual(self.tpx.stop(), 0)
             self.tpx.detach()
 
+    def test_T11_direct_over_a_dead_socket_in_time_wait(self):
+        for family in harness.FAMILIES:
+            with self.subTest(family=family.name), self.lab.server.listen(family, 8090) as listener:
+                self.tpx.start(product.config(on_proxy_down="open"))
+                for proxied in (True, False):
+                    sock = self.lab.client.connect(family, family.server, 8090, timeout=0.9, source_port=7777)
+                    served, address = listener.accept()
+                    self.assertEqual(address[0], family.wan if proxied else family.client)
+                    served.close()  # first, so the gateway's socket towards the client waits
+                    self.assertEqual(sock.recv(1), b"")
+                    sock.close()
+                    if proxied:
+                        harness.wait_until(self.has_time_wait, "the gateway's socket in TIME_WAIT")
+                        self.tpx.crash()
+                self.tpx.detach()
+
+    def has_time_wait(self):
+        return ":7777" in self.lab.gateway.run("ss", "-Htan", "state", "time-wait").stdout
+
 
 if __name__ == "__main__":
     harness.main()
