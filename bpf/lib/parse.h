@@ -116,6 +116,8 @@ __weak __noinline int tpx_judge_options(const struct ipv4_options *options, __u3
 static __noinline int parse_v4_options(struct __sk_buff *skb, __u32 offset, __u32 len) {
   struct ipv4_options options = {};
 
+  /* The compiler knows that four bits cannot give more; the verifier needs to see the check. */
+  asm volatile("" : "+r"(len));
   if (len == 0 || len > IPV4_OPTIONS_MAX) return TPX_R_MALFORMED;
   if (ctx_load(skb, offset, &options, len)) return TPX_R_MALFORMED;
   return tpx_judge_options(&options, len);
