@@ -4,6 +4,7 @@ import json
 import os
 import socket
 import struct
+import threading
 
 import harness
 import packets
@@ -174,6 +175,96 @@ class Loops(product.TestCase):
                     sock.recv(1) or self.fail("a clean end for a connection that never was")
         self.assertLessEqual(self.tpx.totals()["sessions_total"], 128)
         harness.wait_until(lambda: self.tpx.sessions() == 0, "the loop's sessions end", 20)
+
+
+
+class Chain(product.TestCase):
+    """client -- gateway -- second -- far, a proxy on both gateways; for one network each names the other as the way."""
+
+    FAR = {harness.V4: "203.0.113.2", harness.V6: "2001:db8:3::2"}
+    LOOP = {harness.V4: "203.0.113.129", harness.V6: "2001:db8:9::9"}
+    LOOPING = 20  # connections at once into the loop, each family
+
+    def setUp(self):
+        super().setUp()
+        self.second, self.far = self.lab.server, self.lab.namespace("f")
+        for key in ("net/ipv4/ip_forward", "net/ipv6/conf/all/forwarding"):
+            self.second.sysctl(key, 1)
+        self.lab.link(self.far, "f0", self.second, "far0")
+        for family, near in ((harness.V4, "203.0.113.1"), (harness.V6, "2001:db8:3::1")):
+            self.lab.address(self.second, "far0", family, near)
+            self.lab.address(self.far, "f0", family, self.FAR[family], near)
+            for address in (self.FAR[family], self.LOOP[family]):
+                self.lab.gateway.ip(f"route add {address} via {family.server}")
+            self.second.ip(f"route add {self.LOOP[family]} via {family.wan}")
+        self.lab.serve(space=self.far)
+        self.other = self.instance(self.second)
+        self.gateways = (self.tpx, self.other)
+
+    def start(self, lan, wan):
+        content = product.config(source="preserve", proxy={"connect_timeout": "2s"})
+        self.tpx.start({**content, "interfaces": {"lan": lan, **({"wan": wan} if wan else {})}})
+        self.other.start({**content, "interfaces": {"lan": ["s0"], "wan": ["far0"]}})
+        self.traffic()
+        self.settle()
+
+    def settle(self):
+        for gateway in self.gateways:
+            harness.wait_until(lambda g=gateway: g.sessions() == 0, "sessions end", 20)
+
+    def traffic(self):
+        """Through both proxies, seen by the server as the client's."""
+        for family in harness.FAMILIES:
+            before = [gateway.totals()["sessions_total"] for gateway in self.gateways]
+            peer = self.lab.peer(self.lab.client, "transfer", self.FAR[family], 8080, "--count", 4, "--bytes", 1 << 18)
+            for result in peer.read(60):
+                self.assertIsNone(result["error"])
+                self.assertTrue(result["up_ok"] and result["down_ok"])
+                self.assertEqual(result["seen"], [family.client, result["source"][1]])
+            for gateway, count in zip(self.gateways, before):
+                self.assertGreaterEqual(gateway.totals()["sessions_total"] - count, 4)
+
+    def fate(self, family, ends):
+        try:
+            with self.lab.client.connect(family, self.LOOP[family], 80, timeout=30) as sock:
+                ends.append(sock.recv(1) and "data" or "eof")
+        except OSError as error:
+            ends.append(type(error).__name__)
+
+    def sockets(self):
+        """Of each proxy; the pipes of its pool stay."""
+        folders = [f"/proc/{gateway.pid}/fd" for gateway in self.gateways]
+        return [sum(os.readlink(f"{folder}/{fd}").startswith("socket:") for fd in os.listdir(folder))
+                for folder in folders]
+
+    def check(self, lan, wan):
+        self.start(lan, wan)
+        sockets, before = self.sockets(), [gateway.totals()["sessions_total"] for gateway in self.gateways]
+        ends = []
+        loops = [threading.Thread(target=self.fate, args=(family, ends))
+                 for family in harness.FAMILIES for _ in range(self.LOOPING)]
+        for loop in loops:
+            loop.start()
+        self.traffic()
+        for loop in loops:
+            loop.join()
+        self.assertLessEqual(set(ends), {"ConnectionResetError", "ConnectionRefusedError", "OSError"})
+        self.settle()
+        for gateway, count in zip(self.gateways, before):
+            # each gateway takes part once: the tuple that comes back is one of its own sockets'
+            self.assertEqual(gateway.totals()["sessions_total"] - count, 2 * (self.LOOPING + 4))
+        self.traffic()
+        self.settle()
+        harness.wait_until(lambda: self.sockets() == sockets, "sockets are closed")
+        for gateway in self.gateways:
+            self.assertEqual(gateway.stop(), 0)
+            gateway.detach()
+
+    def test_S2_two_gateways_with_preserve(self):
+        self.check(["lan0"], ["wan0"])
+
+    def test_S2_two_gateways_with_preserve_that_serve_each_other(self):
+        self.check(["lan0", "wan0"], [])
 
 
 if __name__ == "__main__":

@@ -52,8 +52,13 @@ def difference(before, after):
 
 
 def _listing(kind):
-    done = harness.run(["bpftool", "-j", "-f", kind, "show"], check=False)
-    return json.loads(done.stdout) if done.stdout.strip() else []
+    """An object of others that goes meanwhile ends bpftool's list with an error: once more then."""
+    for _ in range(100):
+        done = harness.run(["bpftool", "-j", "-f", kind, "show"], check=False)
+        entries = json.loads(done.stdout) if done.stdout.strip() else []
+        if isinstance(entries, list) and all("id" in entry for entry in entries):
+            return entries
+    raise AssertionError(f"bpftool {kind} show: {done.stdout[-200:]}{done.stderr}")
 
 
 def objects(pins):

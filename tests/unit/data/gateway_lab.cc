@@ -203,6 +203,11 @@ int ReadToEnd(int fd, size_t* total) {
   }
 }
 
+int End(const UniqueFd& fd) {
+  size_t total = 0;
+  return ReadToEnd(fd.get(), &total);
+}
+
 void ResetOnClose(int fd) {
   const linger reset{.l_onoff = 1, .l_linger = 0};
   setsockopt(fd, SOL_SOCKET, SO_LINGER, &reset, sizeof(reset));
@@ -231,28 +236,10 @@ void WorkerTest::SetUp() {
   StartWorker();
 }
 
-WorkerOptions WorkerTest::Options() {
-  return {.id = 0,
-          .listen_port = 0,
-          .max_sessions = 4096,
-          .max_pipes = 16,
-          .own_mark = GatewayLab::kMark,
-          .connect_ms = 3000,
-          .idle_ms = 60'000,
-          .half_closed_ms = 60'000,
-          .drain_ms = 10'000,
-          .lease_ms = 1000,
-          .keepalive_idle_s = 60,
-          .keepalive_interval_s = 10,
-          .keepalive_count = 3,
-          .shared = &slot_,
-          .conntrack_count_fd = conntrack_count_.get()};
-}
-
 void WorkerTest::StartWorker() {
   finished_ = false;
   lab_->gateway.Do([this] {
-    auto worker = Worker::Create(Options());
+    auto worker = Worker::Create(options_);
     ASSERT_TRUE(worker.ok()) << worker.status();
     worker_ = *std::move(worker);
   });
@@ -261,11 +248,18 @@ void WorkerTest::StartWorker() {
   listener_ = ListenAt(lab_->server, Server());
   thread_ = std::thread([this] {
     lab_->gateway.Do([this] {
+      worker_thread_ = pthread_self();
+      EXPECT_TRUE(worker_->Begin().ok());
       worker_->Run();
       finished_ = true;
     });
   });
   ASSERT_TRUE(Eventually([this] { return State() == TPX_WORKER_SERVING; }));
+}
+
+void WorkerTest::Restart() {
+  StopWorker();
+  StartWorker();
 }
 
 void WorkerTest::StopWorker() {

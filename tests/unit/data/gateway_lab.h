@@ -2,6 +2,7 @@
 #pragma once
 
 #include <gtest/gtest.h>
+#include <pthread.h>
 #include <sys/mman.h>
 
 #include <atomic>
@@ -65,6 +66,7 @@ bool SendPattern(int fd, size_t length, size_t offset = 0);
 bool ReadPattern(int fd, size_t length, size_t offset = 0);
 // Reads until something else than bytes: 0 at FIN, or -errno. Adds to *total.
 int ReadToEnd(int fd, size_t* total);
+int End(const UniqueFd& fd);  // the same, however much comes
 void ResetOnClose(int fd);    // and then closing sends RST
 size_t Scaled(size_t bytes);  // by TPX_TEST_SCALE
 
@@ -75,12 +77,13 @@ class WorkerTest : public testing::TestWithParam<Family> {
   void SetUp() override;
   void TearDown() override;
 
-  virtual WorkerOptions Options();
-  void StartWorker();
+  void StartWorker();  // with options_
   void StopWorker();
+  void Restart();
   void Select(tpx_source_mode source);  // of connections from now on
 
   uint64_t Count(tpx_worker_counter counter);
+  uint64_t Resets() { return Count(TPX_C_CLOSED_CLIENT_RESET) + Count(TPX_C_CLOSED_SERVER_RESET); }
   // Waits up to 5 s.
   bool Eventually(const std::function<bool()>& condition);
   bool CountBecomes(tpx_worker_counter counter, uint64_t value);
@@ -96,9 +99,23 @@ class WorkerTest : public testing::TestWithParam<Family> {
   static std::unique_ptr<GatewayLab> lab_;
   tpx_worker slot_{};
   UniqueFd conntrack_count_{memfd_create("count", MFD_CLOEXEC)};  // stands for nf_conntrack_count
+  WorkerOptions options_{.max_sessions = 4096,
+                         .max_pipes = 16,
+                         .own_mark = GatewayLab::kMark,
+                         .connect_ms = 3000,
+                         .idle_ms = 60'000,
+                         .half_closed_ms = 60'000,
+                         .drain_ms = 10'000,
+                         .lease_ms = 1000,
+                         .keepalive_idle_s = 60,
+                         .keepalive_interval_s = 10,
+                         .keepalive_count = 3,
+                         .shared = &slot_,
+                         .conntrack_count_fd = conntrack_count_.get()};
   std::unique_ptr<Worker> worker_;
   UniqueFd listener_;  // of the server
   std::thread thread_;
+  std::atomic<pthread_t> worker_thread_{};  // while it runs
   std::atomic<bool> finished_{false};
 };
 

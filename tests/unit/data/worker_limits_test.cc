@@ -20,20 +20,6 @@ using std::chrono::milliseconds;
 
 class WorkerLimits : public WorkerTest {
  protected:
-  WorkerOptions Options() override {
-    WorkerOptions options = WorkerTest::Options();
-    options.max_sessions = max_sessions_;
-    options.drain_ms = drain_ms_;
-    return options;
-  }
-  void Restart() {
-    StopWorker();
-    StartWorker();
-  }
-  int End(const UniqueFd& fd) {
-    size_t got = 0;
-    return ReadToEnd(fd.get(), &got);
-  }
   bool Echoes(Pair& pair) {
     return SendPattern(pair.client.get(), 100) && ReadPattern(pair.server.get(), 100) &&
            SendPattern(pair.server.get(), 100) && ReadPattern(pair.client.get(), 100);
@@ -51,9 +37,6 @@ class WorkerLimits : public WorkerTest {
     for ([[maybe_unused]] const auto& entry : std::filesystem::directory_iterator("/proc/self/fd")) ++n;
     return n;
   }
-
-  uint32_t max_sessions_ = 4096;
-  uint32_t drain_ms_ = 10'000;
 };
 // One family is enough: nothing here depends on addresses.
 INSTANTIATE_TEST_SUITE_P(Families, WorkerLimits, testing::Values(kFamilies[1]), FamilyName);
@@ -116,7 +99,7 @@ TEST_P(WorkerLimits, DrainsUntilTheLastSessionHasEnded) {
 }
 
 TEST_P(WorkerLimits, ResetsWhatIsLeftAfterTheDrainTime) {
-  drain_ms_ = 400;
+  options_.drain_ms = 400;
   Restart();
   Pair pair = Open();
   worker_->Drain();
@@ -138,7 +121,7 @@ TEST_P(WorkerLimits, ResetsEverythingAtOnceWhenStopped) {
 }
 
 TEST_P(WorkerLimits, TakesNoFlowWhileFullAndServesAgainWithRoom) {
-  max_sessions_ = 16;
+  options_.max_sessions = 16;
   Restart();
   std::vector<Pair> pairs;
   for (int i = 0; i < 16; ++i) pairs.push_back(Open());
@@ -188,10 +171,10 @@ TEST_P(WorkerLimits, IsGoneAtOnceWhenItsProcessIsKilled) {
   lab_->gateway.Do([&] {
     child = fork();
     if (child != 0) return;
-    auto worker = Worker::Create(Options());
+    auto worker = Worker::Create(options_);
     const uint16_t port = worker.ok() ? (*worker)->listen_port() : 0;
     if (write(port_pipe[1], &port, sizeof(port)) != sizeof(port)) _exit(1);
-    if (worker.ok()) (*worker)->Run();
+    if (worker.ok() && (*worker)->Begin().ok()) (*worker)->Run();
     _exit(0);
   });
   uint16_t port = 0;
