@@ -11,6 +11,8 @@
 
 #include "instance.h"
 #include "journal.h"
+#include "leftover_sockets.h"
+#include "state.h"
 #include "tpx/base/status.h"
 #include "tpx/base/strings.h"
 #include "tpx/bpf/link.h"
@@ -66,6 +68,7 @@ class Undoer {
   void DeleteRules(sys::Rtnl& rtnl);
   void DeleteRoutes(sys::Rtnl& rtnl);
   void DeleteQdiscs(sys::Rtnl& rtnl);
+  void DestroySockets(sys::Rtnl& rtnl);
   void RemovePins(const std::string& dir);
   void UnmountBpffs();
   void RemoveStateFiles();
@@ -211,6 +214,19 @@ void Undoer::DeleteQdiscs(sys::Rtnl& rtnl) {
   }
 }
 
+void Undoer::DestroySockets(sys::Rtnl& rtnl) {
+  // Without a state no load was completed, and no proxy ran.
+  const absl::StatusOr<State> state = ReadState(paths_);
+  if (!state.ok() || !Step("destroying closed sockets of the proxy")) return;
+  const absl::StatusOr<size_t> destroyed = DestroyLeftoverSockets(state->steering, rtnl);
+  if (!destroyed.ok()) {
+    undone_.lines.push_back(StrCat("left closed sockets of the proxy to expire, within a minute: ",
+                                   destroyed.status().message()));
+  } else if (*destroyed > 0) {
+    undone_.lines.push_back(StrCat("destroyed ", *destroyed, " closed sockets of the proxy"));
+  }
+}
+
 void Undoer::RemovePins(const std::string& dir) {
   if (!bpf::Exists(dir) || !Step(StrCat("removing ", dir))) return;
   const absl::StatusOr<bool> removed = bpf::RemovePinDir(dir);
@@ -254,6 +270,8 @@ absl::Status Undoer::Run() {
     DeleteRules(rtnl);
     DeleteRoutes(rtnl);
     DeleteQdiscs(rtnl);
+    // Not before nothing is steered any more: no further one comes.
+    DestroySockets(rtnl);
   }
   RemovePins(stage);
   RemovePins(paths_.pins);

@@ -19,14 +19,15 @@ UniqueFd OpenReserve(int like) { return UniqueFd(fcntl(like, F_DUPFD_CLOEXEC, 0)
 
 }  // namespace
 
-absl::StatusOr<std::unique_ptr<Acceptor>> Acceptor::Create(uint16_t port, const sys::Keepalive& keepalive,
+absl::StatusOr<std::unique_ptr<Acceptor>> Acceptor::Create(const sys::ListenerOptions& options,
                                                            SharedSlot& slot) {
   std::unique_ptr<Acceptor> acceptor(new Acceptor(slot));
-  acceptor->port_ = port;
+  sys::ListenerOptions common = options;
   for (tpx_source_mode mode : kModes) {
-    TPX_ASSIGN_OR_RETURN(acceptor->listener_[mode], sys::TransparentListener(acceptor->port_, keepalive));
-    TPX_ASSIGN_OR_RETURN(acceptor->port_, sys::LocalPort(acceptor->listener_[mode].get()));
+    TPX_ASSIGN_OR_RETURN(acceptor->listener_[mode], sys::TransparentListener(common));
+    TPX_ASSIGN_OR_RETURN(common.port, sys::LocalPort(acceptor->listener_[mode].get()));
   }
+  acceptor->port_ = common.port;
   acceptor->epoll_ = UniqueFd(epoll_create1(EPOLL_CLOEXEC));
   if (!acceptor->epoll_) return ErrnoStatus(errno, "epoll_create1");
   acceptor->reserve_ = OpenReserve(acceptor->epoll_.get());

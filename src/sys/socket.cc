@@ -27,6 +27,10 @@ int SetInt(int fd, int level, int option, int value) {
   return setsockopt(fd, level, option, &value, sizeof(value)) == 0 ? 0 : -errno;
 }
 
+int SetMark(int fd, uint32_t mark) {
+  return mark == 0 ? 0 : SetInt(fd, SOL_SOCKET, SO_MARK, static_cast<int>(mark));
+}
+
 int SetKeepalive(int fd, const Keepalive& keepalive) {
   if (int r = SetInt(fd, SOL_SOCKET, SO_KEEPALIVE, 1); r < 0) return r;
   const struct {
@@ -59,24 +63,25 @@ int SetTransparent(int fd) {
   return SetInt(fd, SOL_IPV6, IPV6_TRANSPARENT, 1);
 }
 
-int SetListenerOptions(int fd, const Keepalive& keepalive) {
+int SetListenerOptions(int fd, const ListenerOptions& options) {
+  if (int r = SetMark(fd, options.mark); r < 0) return r;
   if (int r = SetInt(fd, SOL_IPV6, IPV6_V6ONLY, 0); r < 0) return r;
   if (int r = SetTransparent(fd); r < 0) return r;
   if (int r = SetInt(fd, SOL_SOCKET, SO_REUSEPORT, 1); r < 0) return r;
   if (int r = SetInt(fd, IPPROTO_TCP, TCP_SAVE_SYN, 1); r < 0) return r;
-  return SetCommonOptions(fd, keepalive);
+  return SetCommonOptions(fd, options.keepalive);
 }
 
 }  // namespace
 
-absl::StatusOr<UniqueFd> TransparentListener(uint16_t port, const Keepalive& keepalive) {
+absl::StatusOr<UniqueFd> TransparentListener(const ListenerOptions& options) {
   UniqueFd fd(socket(AF_INET6, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, IPPROTO_TCP));
   if (!fd) return ErrnoStatus(errno, "socket of a listener");
-  if (int r = SetListenerOptions(fd.get(), keepalive); r < 0) {
+  if (int r = SetListenerOptions(fd.get(), options); r < 0) {
     return ErrnoStatus(-r, "options of a transparent listener (needs CAP_NET_ADMIN)");
   }
   sockaddr_storage address{};
-  const socklen_t length = Endpoint{.addr = {}, .port = port}.ToSockaddr6(address);
+  const socklen_t length = Endpoint{.addr = {}, .port = options.port}.ToSockaddr6(address);
   if (bind(fd.get(), reinterpret_cast<const sockaddr*>(&address), length) != 0) {
     return ErrnoStatus(errno, "bind of a listener; choose another port or stop who uses it");
   }
@@ -120,9 +125,7 @@ int SynHopLimit(int fd) {
 int OpenUpstream(const UpstreamOptions& options) {
   UniqueFd fd(socket(AF_INET6, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, IPPROTO_TCP));
   if (!fd) return -errno;
-  if (options.mark != 0) {
-    if (int r = SetInt(fd.get(), SOL_SOCKET, SO_MARK, static_cast<int>(options.mark)); r < 0) return r;
-  }
+  if (int r = SetMark(fd.get(), options.mark); r < 0) return r;
   if (int r = SetInt(fd.get(), SOL_IPV6, IPV6_V6ONLY, 0); r < 0) return r;
   if (int r = SetCommonOptions(fd.get(), options.keepalive); r < 0) return r;
   return fd.Release();

@@ -97,6 +97,17 @@ grew() { # REASON FORMER
   [ "${now:-0}" -gt "${2:-0}" ] || { echo "$1: $2, then $now"; return 1; }
 }
 
+# Sockets in TIME_WAIT under the server's addresses, which the gateway does not have.
+leftovers() { netstat -tan | grep -E "^tcp +[0-9]+ +[0-9]+ (::ffff:$SERVER4|$SERVER6):[0-9]+ .*TIME_WAIT"; }
+left_behind() { leftovers && [ "$(leftovers | wc -l)" -ge 2 ]; }
+
+none_left() { ! leftovers; }
+
+detached() { # WHAT-IT-SAYS
+  tpx-bpf detach >/tmp/detached || return 1
+  grep -q "$1" /tmp/detached || { cat /tmp/detached; return 1; }
+}
+
 snapshot() {
   for family in -4 -6; do
     ip $family rule
@@ -136,7 +147,9 @@ vlan() {
   check "802.1Q: proxied again" proxied tagged
   check "802.1Q: SIGTERM ends it in peace" ended 0 TERM
   check "802.1Q: direct without a proxy" direct tagged 2
-  check "802.1Q: detach" tpx-bpf detach
+  echo /bin/false >/proc/sys/kernel/modprobe
+  check "802.1Q: detach, without tcp_diag" detached "left closed sockets"
+  echo /sbin/modprobe >/proc/sys/kernel/modprobe
   check "802.1Q: nothing is left" clean
   check "802.1Q: detach once more" tpx-bpf detach
   check "802.1Q: direct after it" direct tagged 2
@@ -177,9 +190,12 @@ trunk() {
   check "trunk: both are attached" attached lan0 vlan0
   check "trunk: both are proxied, untagged" proxied untagged
   check "trunk: both are proxied, tagged" proxied tagged
+  check "trunk: the server ends connections" ended_by_server untagged
+  check "trunk: they leave sockets" eventually left_behind
   check "trunk: SIGTERM ends it in peace" ended 0 TERM
-  check "trunk: detach" tpx-bpf detach
+  check "trunk: detach" detached "destroyed [0-9]* closed sockets"
   check "trunk: nothing is left" clean
+  check "trunk: nor a socket" none_left
 }
 
 # A VLAN device may go at any time, and takes its hook with it.

@@ -111,6 +111,12 @@ request() { # NAMESPACE SERVER PATH [BODY]: the body of the answer
   }
 }
 
+ended_by_server() { # NAMESPACE: nc ends a connection itself as soon as there is nothing to send
+  for address in $SERVER4 $SERVER6; do
+    { printf 'GET /cgi-bin/who HTTP/1.0\r\n\r\n'; sleep 2; } | at "$1" timeout 20 nc "$address" $PORT || return 1
+  done
+}
+
 who() { # NAMESPACE SERVER: the address that the server sees
   request "$1" "$2" cgi-bin/who | sed 's/^\[*\(::ffff:\)*//; s/\].*//'
 }

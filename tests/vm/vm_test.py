@@ -26,7 +26,7 @@ SECONDS = 300
 QEMU = "qemu-system-x86_64"
 HOST_TOOLS = (QEMU, "apt-cache", "apt-get", "cpio", "depmod", "dpkg-deb", "ldd", "modprobe", "strip")
 GUEST_TOOLS = ("bpftool", "ip", "tc")
-MODULES = ("8021q", "act_bpf", "cls_bpf", "sch_ingress", "veth")
+MODULES = ("8021q", "act_bpf", "cls_bpf", "sch_ingress", "tcp_diag", "veth")
 # The oldest kernel of a supported Debian first; where there is none, that of the distribution.
 OLDEST = r"linux-image-6\.1\.0-[0-9]+-cloud-amd64"
 DISTRIBUTION = "linux-image-cloud-amd64"

@@ -30,7 +30,7 @@ class AcceptSink {
 // after none of 20 through epoll). Out of the ring it is closed by the exit itself.
 class Acceptor {
  public:
-  static absl::StatusOr<std::unique_ptr<Acceptor>> Create(uint16_t port, const sys::Keepalive& keepalive,
+  static absl::StatusOr<std::unique_ptr<Acceptor>> Create(const sys::ListenerOptions& options,
                                                           SharedSlot& slot);
 
   int listener_fd(tpx_source_mode source) const { return listener_[source].get(); }

@@ -18,6 +18,8 @@ struct nlmsghdr;
 
 namespace tpx::sys {
 
+class RtnlRequest;
+
 // The kernel keeps one table of policy rules and routes per address family.
 enum class Family { kIpv4, kIpv6 };
 inline constexpr Family kFamilies[] = {Family::kIpv4, Family::kIpv6};
@@ -98,6 +100,9 @@ class Rtnl {
   // the kernel says that the table changed meanwhile.
   absl::Status Dump(nlmsghdr& request, std::string_view what, const std::function<void()>& restart,
                     const Visitor& visit);
+  // The entries that `parse` makes of the messages; it leaves one out with nullopt.
+  template <typename T, typename Parse>
+  absl::StatusOr<std::vector<T>> List(RtnlRequest& request, std::string_view what, Parse parse);
   absl::Status ReadDump(uint32_t sequence, std::string_view what, const Visitor& visit, bool* interrupted);
 
   UniqueFd fd_;

@@ -23,11 +23,17 @@ struct Keepalive {
   uint32_t count = 0;
 };
 
+struct ListenerOptions {
+  uint16_t port = 0;  // 0 takes a free one
+  uint32_t mark = 0;
+  Keepalive keepalive;
+};
+
 // Listens on [::]:port for connections to any address, also to addresses that
 // are not local (needs CAP_NET_ADMIN). Several may share a port. Accepted
 // sockets inherit everything but the blocking mode; their local address is
-// the destination that the client meant. `port` 0 takes a free one.
-absl::StatusOr<UniqueFd> TransparentListener(uint16_t port, const Keepalive& keepalive);
+// the destination that the client meant.
+absl::StatusOr<UniqueFd> TransparentListener(const ListenerOptions& options);
 
 absl::StatusOr<uint16_t> LocalPort(int fd);
 
