@@ -62,7 +62,7 @@ static __noinline int judge_new_flow(const struct tpx_flow *flow, __u32 bytes) {
 
   if (!flow) return TPX_R_MALFORMED;
   if (tpx_evaluate(flow, &v)) return TPX_R_NO_POLICY;
-  count_at(&tpx_rule_hits, (v.generation & 1) * TPX_MAX_RULES + v.rule, bytes);
+  count_at(&tpx_rule_hits, v.counter, bytes);
   v.reason = reason_of_verdict(flow, &v);
   if (effect_of(v.reason) == TPX_EFFECT_STEER) hand_off(flow, &v);
   return v.reason;

@@ -14,7 +14,7 @@
 
 #include <linux/types.h>
 
-#define TPX_ABI_VERSION 1
+#define TPX_ABI_VERSION 2
 
 #define TPX_SIZE(type, size) _Static_assert(sizeof(type) == (size), #type)
 #ifdef __cplusplus
@@ -27,7 +27,8 @@ extern "C" {
 
 /* ---- limits ------------------------------------------------------------ */
 
-#define TPX_MAX_RULES 1024 /* the default rule included */
+#define TPX_MAX_RULES 1024                   /* the default rule included */
+#define TPX_MAX_COUNTERS (2 * TPX_MAX_RULES) /* of two generations that have no rule in common */
 #define TPX_RULE_WORDS (TPX_MAX_RULES / 64)
 #define TPX_MAX_CLASSES 8192 /* bit vectors of one generation, all dimensions */
 #define TPX_MAX_PREFIXES (1 << 20)
@@ -96,23 +97,22 @@ struct tpx_flow {
 TPX_SIZE(struct tpx_flow, 40);
 
 struct tpx_verdict {
-  __u32 generation; /* of the policy that gave it */
-  __u16 rule;       /* index into tpx_tables.rules */
-  __u8 action;      /* enum tpx_action */
-  __u8 fail_mode;   /* enum tpx_fail_mode */
-  __u8 source;      /* enum tpx_source_mode */
-  __u8 worker;      /* chosen worker, where action is proxy */
-  __u16 reason;     /* enum tpx_reason */
-  __u32 seen_s;     /* CLOCK_MONOTONIC; where the verdict is kept, in tpx_flows */
+  __u16 counter;  /* of the rule that gave it */
+  __u16 reason;   /* enum tpx_reason */
+  __u8 action;    /* enum tpx_action */
+  __u8 fail_mode; /* enum tpx_fail_mode */
+  __u8 source;    /* enum tpx_source_mode */
+  __u8 worker;    /* chosen worker, where action is proxy */
+  __u32 seen_s;   /* CLOCK_MONOTONIC; where the verdict is kept, in tpx_flows */
 };
-TPX_SIZE(struct tpx_verdict, 16);
+TPX_SIZE(struct tpx_verdict, 12);
 
 /* tpx_handoff: what tc decided for a SYN, for sk_lookup a moment later. */
 struct tpx_handoff {
   struct tpx_flow flow;
   struct tpx_verdict verdict;
 };
-TPX_SIZE(struct tpx_handoff, 56);
+TPX_SIZE(struct tpx_handoff, 52);
 
 /* tpx_frags: the fate of a datagram's first fragment, for the later ones. */
 struct tpx_frag_key {
@@ -153,10 +153,11 @@ enum tpx_dimension {
 };
 
 struct tpx_rule {
+  __u16 counter; /* index into tpx_rule_hits; the same in every generation that has a rule of this name */
   __u8 action;
   __u8 fail_mode;
   __u8 source;
-  __u8 pad[5];
+  __u8 pad[3];
 };
 TPX_SIZE(struct tpx_rule, 8);
 
@@ -229,7 +230,12 @@ enum tpx_worker_state {
 };
 
 /* tpx_workers[id], memory-mapped; written by that worker alone with plain
- * stores, read by BPF for each new flow and by any observer. */
+ * stores, read by BPF for each new flow and by any observer.
+ *
+ * A session that has gone from the gauge TPX_C_SESSIONS is counted under what
+ * ended it, for whoever loads the gauge before the other counters, all with
+ * acquire. The exception is a process that was killed: the next one sets the
+ * gauge to 0. */
 struct tpx_worker {
   __u64 deadline_ns; /* CLOCK_MONOTONIC; alive until then */
   __u32 state;       /* enum tpx_worker_state */
@@ -238,7 +244,7 @@ struct tpx_worker {
 };
 TPX_SIZE(struct tpx_worker, 512);
 
-/* tpx_counters[reason] and tpx_rule_hits[slot * TPX_MAX_RULES + rule], per CPU. */
+/* tpx_counters[reason] and tpx_rule_hits[tpx_rule.counter], per CPU. */
 struct tpx_count {
   __u64 packets;
   __u64 bytes;

@@ -40,7 +40,7 @@ struct {
 
 struct {
   __uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
-  __uint(max_entries, TPX_SLOTS *TPX_MAX_RULES);
+  __uint(max_entries, TPX_MAX_COUNTERS);
   __type(key, __u32);
   __type(value, struct tpx_count);
 } tpx_rule_hits SEC(".maps") __weak;

@@ -124,8 +124,7 @@ __weak __noinline int tpx_evaluate(const struct tpx_flow *flow, struct tpx_verdi
   dport = bits_of(t, t->port_class[TPX_DIM_DPORT][bpf_ntohs(flow->dport)]);
   rule = first_common_rule(src, dst, proto, sport, dport);
   if (rule >= TPX_MAX_RULES) return -1;
-  v->generation = generation;
-  v->rule = rule;
+  v->counter = t->rules[rule].counter;
   v->action = t->rules[rule].action;
   v->fail_mode = t->rules[rule].fail_mode;
   v->source = t->rules[rule].source;

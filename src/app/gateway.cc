@@ -8,6 +8,7 @@
 
 #include <cerrno>
 #include <chrono>
+#include <future>
 #include <thread>
 #include <vector>
 
@@ -58,12 +59,14 @@ class Gateway {
     Join();
   }
 
+  // BPF learns of the workers when all of them serve.
   absl::Status Start();
   absl::Status Serve(int signal_fd);
 
  private:
   data::WorkerOptions OptionsFor(uint32_t id, const DescriptorBudget& budget, uint16_t port);
   DescriptorBudget FitLimits(uint32_t workers);
+  absl::Status StartThreads();
   absl::Status CheckKernelSide();
   void FollowNetwork(sys::RtnlMonitor& monitor);
   void OnSignals(int count);
@@ -99,6 +102,7 @@ data::WorkerOptions Gateway::OptionsFor(uint32_t id, const DescriptorBudget& bud
           .listen_port = port,
           .max_sessions = budget.sessions_per_worker,
           .max_pipes = budget.pipes_per_worker,
+          .steer_mark = config_.steering.steer_mark,
           .own_mark = config_.steering.own_mark,
           .connect_ms = t.connect_ms,
           .idle_ms = t.idle_ms,
@@ -112,6 +116,25 @@ data::WorkerOptions Gateway::OptionsFor(uint32_t id, const DescriptorBudget& bud
           .conntrack_count_fd = conntrack_count_.get()};
 }
 
+// Returns when all of them serve: threads may begin to run much later than they are made.
+absl::Status Gateway::StartThreads() {
+  std::vector<std::future<absl::Status>> begun;
+  running_ = static_cast<uint32_t>(workers_.size());
+  for (auto& worker : workers_) {
+    std::promise<absl::Status> promise;
+    begun.push_back(promise.get_future());
+    threads_.emplace_back([this, &worker, id = threads_.size(), promise = std::move(promise)]() mutable {
+      pthread_setname_np(pthread_self(), absl::StrCat("tpx-worker-", id).c_str());
+      const absl::Status status = worker->Begin();
+      promise.set_value(status);
+      if (status.ok()) worker->Run();
+      running_--;
+    });
+  }
+  for (auto& status : begun) TPX_RETURN_IF_ERROR(status.get());
+  return absl::OkStatus();
+}
+
 absl::Status Gateway::Start() {
   uint32_t count = WorkerCount(config_.proxy);
   DescriptorBudget budget = FitLimits(count);
@@ -121,15 +144,7 @@ absl::Status Gateway::Start() {
     port = worker->listen_port();
     workers_.push_back(std::move(worker));
   }
-  running_ = count;
-  for (uint32_t id = 0; id < count; id++) {
-    threads_.emplace_back([this, id] {
-      pthread_setname_np(pthread_self(), absl::StrCat("tpx-worker-", id).c_str());
-      workers_[id]->Run();
-      running_--;
-    });
-  }
-  // The leases run before BPF learns of the listeners, so the first flow finds a live worker.
+  TPX_RETURN_IF_ERROR(StartThreads());
   for (uint32_t id = 0; id < count; id++)
     for (auto source : {TPX_SOURCE_MASQUERADE, TPX_SOURCE_PRESERVE})
       TPX_RETURN_IF_ERROR(attached_.SetListener(id, source, workers_[id]->listener_fd(source)));

@@ -37,8 +37,15 @@ absl::StatusOr<GatewayView> ReadGateway(const control::Paths& paths) {
   TPX_ASSIGN_OR_RETURN(view.state, control::Snapshot(paths));
   if (!view.state.loaded) return view;
   TPX_ASSIGN_OR_RETURN(control::StoredConfig stored, control::LoadedConfig(paths));
-  for (const policy::Rule& rule : stored.config.policy.rules) view.rules.push_back(ViewOf(rule));
-  TPX_ASSIGN_OR_RETURN(view.counts, observe::TakeSnapshot(paths.pins, view.rules.size()));
+  std::vector<std::optional<uint32_t>> counters;
+  for (const policy::Rule& rule : stored.config.policy.rules) {
+    view.rules.push_back(ViewOf(rule));
+    const auto counter = view.state.rule_counters.find(rule.name);
+    // A rule without one was published after the state was read.
+    counters.push_back(counter == view.state.rule_counters.end() ? std::nullopt
+                                                                 : std::optional(counter->second));
+  }
+  TPX_ASSIGN_OR_RETURN(view.counts, observe::TakeSnapshot(paths.pins, counters));
   return view;
 }
 

@@ -3,7 +3,8 @@
 
 #include <algorithm>
 #include <atomic>
-#include <map>
+#include <set>
+#include <vector>
 
 #include "tpx/base/status.h"
 #include "tpx/bpf/maps.h"
@@ -57,20 +58,26 @@ absl::StatusOr<TablesMap> FillGeneration(const std::string& pins, policy::Compil
   return inner;
 }
 
-absl::Status CarryRuleHits(const std::string& pins, const std::vector<std::string>& old_names,
-                           uint32_t generation, const std::vector<std::string>& names) {
+RuleCounters AssignCounters(const RuleCounters& live, const policy::Policy& policy, tpx_tables& tables) {
+  std::set<uint32_t> taken;
+  for (const auto& [name, counter] : live) taken.insert(counter);
+  RuleCounters counters;
+  uint32_t next = 0;
+  for (size_t i = 0; i < policy.rules.size(); ++i) {
+    const auto same = live.find(policy.rules[i].name);
+    while (taken.contains(next)) ++next;
+    const uint32_t counter = same == live.end() ? next++ : same->second;
+    tables.rules[i].counter = static_cast<uint16_t>(counter);
+    counters.emplace(policy.rules[i].name, counter);
+  }
+  return counters;
+}
+
+absl::Status ClearCounters(const std::string& pins, const RuleCounters& live, const RuleCounters& counters) {
   TPX_ASSIGN_OR_RETURN(auto hits, bpf::OpenRuleHits(pins, Access::kReadWrite));
-  const uint32_t old_base = SlotOf(generation + 1) * TPX_MAX_RULES;  // the other slot
-  const uint32_t base = SlotOf(generation) * TPX_MAX_RULES;
-  std::map<std::string, uint32_t> old_index;
-  for (uint32_t i = 0; i < old_names.size(); ++i) old_index.emplace(old_names[i], i);
   const std::vector<tpx_count> zero(hits.cpus());
-  for (uint32_t i = 0; i < names.size(); ++i) {
-    std::vector<tpx_count> values = zero;
-    if (auto old = old_index.find(names[i]); old != old_index.end()) {
-      TPX_ASSIGN_OR_RETURN(values, hits.Lookup(old_base + old->second));
-    }
-    TPX_RETURN_IF_ERROR(hits.Update(base + i, values));
+  for (const auto& [name, counter] : counters) {
+    if (!live.contains(name)) TPX_RETURN_IF_ERROR(hits.Update(counter, zero));
   }
   return absl::OkStatus();
 }

@@ -3,16 +3,22 @@
 
 #include <cstdint>
 #include <string>
-#include <vector>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "state.h"
 #include "tpx/bpf/map.h"
 #include "tpx/policy/compile.h"
 #include "tpx_abi.h"
 
-// The order is fill, carry over, switch, drop. A packet sees the old or the
-// new generation, never a mix.
+// The order is fill, clear, switch, drop. A packet sees the old or the new
+// generation, never a mix.
+//
+// Hits of rules are exact across a switch, because nothing is copied: a rule's
+// name has one counter for as long as successive generations have a rule of
+// that name, and both generations count there. A new name gets a counter that
+// the live generation does not use, cleared before the switch; so whatever
+// fails or is killed on the way, the live rules' counters are untouched.
 namespace tpx::control {
 
 absl::StatusOr<uint32_t> LiveGeneration(const std::string& pins);
@@ -24,11 +30,13 @@ using TablesMap = bpf::Map<uint32_t, tpx_tables>;
 absl::StatusOr<TablesMap> FillGeneration(const std::string& pins, policy::CompiledPolicy& compiled,
                                          uint32_t generation);
 
-// Sets the hit counters of a slot to those that rules of the same names have
-// in the other, 0 for new names. What the old generation counts between this
-// and the switch is not carried over.
-absl::Status CarryRuleHits(const std::string& pins, const std::vector<std::string>& old_names,
-                           uint32_t generation, const std::vector<std::string>& names);
+// Gives every rule of the policy its counter, in its compiled tables too.
+// `live` are the counters of the live generation.
+RuleCounters AssignCounters(const RuleCounters& live, const policy::Policy& policy, tpx_tables& tables);
+
+// Sets those counters to 0 that are not among the live ones. After
+// FillGeneration, which waits for packets that still use a generation before.
+absl::Status ClearCounters(const std::string& pins, const RuleCounters& live, const RuleCounters& counters);
 
 // One store makes the generation the live one; returns when no packet uses
 // another any more.

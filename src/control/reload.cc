@@ -15,19 +15,12 @@
 #include "tpx/bpf/pin_dir.h"
 #include "tpx/control/lifecycle.h"
 #include "tpx/sys/file.h"
-#include "tpx/sys/netns.h"
-#include "tpx_abi.h"
 
 namespace tpx::control {
 namespace {
 
 absl::Status CheckReloadable(const State& state, const policy::Config& config) {
-  TPX_ASSIGN_OR_RETURN(const uint64_t netns, sys::CurrentNetns());
-  if (state.netns != netns)
-    return absl::FailedPreconditionError("loaded in another network namespace; run it there");
-  if (state.abi_version != TPX_ABI_VERSION) {
-    return absl::FailedPreconditionError("another version of the program loaded it; run 'tpx-bpf load'");
-  }
+  TPX_RETURN_IF_ERROR(CheckChangeable(state));
   if (!(state.steering == config.steering)) {
     return absl::FailedPreconditionError(
         "the steering section changed, which needs 'tpx-bpf detach' and 'tpx-bpf load'; the old one runs on");
@@ -35,15 +28,15 @@ absl::Status CheckReloadable(const State& state, const policy::Config& config) {
   return absl::OkStatus();
 }
 
-// Both generations are named on disk while either may be live.
+// The rules of both generations are on disk while either may be live.
 absl::Status PublishNext(Site& site, State& state, Plan& plan, const policy::Config& config, uint32_t live) {
   const uint32_t next = live + 1 == 0 ? 2 : live + 1;  // 0 means none; 2 keeps to the other slot
-  const std::vector<std::string> old_names = state.rule_names[live];
-  const std::vector<std::string> names = RuleNames(config.policy);
+  const RuleCounters old_counters = state.rule_counters[live];
+  const RuleCounters counters = AssignCounters(old_counters, config.policy, *plan.compiled.tables);
   TPX_RETURN_IF_ERROR(site.journal.Step("filling the new policy generation"));
   TPX_ASSIGN_OR_RETURN(const TablesMap tables, FillGeneration(site.pins, plan.compiled, next));
-  TPX_RETURN_IF_ERROR(CarryRuleHits(site.pins, old_names, next, names));
-  state.rule_names = {{live, old_names}, {next, names}};
+  TPX_RETURN_IF_ERROR(ClearCounters(site.pins, old_counters, counters));
+  state.rule_counters = {{live, old_counters}, {next, counters}};
   TPX_RETURN_IF_ERROR(WriteState(site.paths, state));
   TPX_RETURN_IF_ERROR(site.journal.Step("publishing the new policy generation"));
   return SwitchGeneration(site.pins, next, tables);
@@ -59,7 +52,7 @@ absl::Status Finish(Site& site, State& state, Plan& plan, const policy::Config& 
   TPX_RETURN_IF_ERROR(sys::WriteFileAtomic(ConfigJsonPath(site.paths), EncodeConfig(config)));
   TPX_RETURN_IF_ERROR(site.journal.Step("releasing the old policy generation"));
   TPX_RETURN_IF_ERROR(DropGeneration(site.pins, old));
-  state.rule_names.erase(old);
+  state.rule_counters.erase(old);
   TPX_RETURN_IF_ERROR(WriteState(site.paths, state));
   TPX_RETURN_IF_ERROR(DropDevices(site, state, plan.state.devices, report.lines));
   return SyncLocalAddresses(site.pins, site.rtnl);

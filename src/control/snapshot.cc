@@ -86,7 +86,8 @@ absl::StatusOr<StateSnapshot> Snapshot(const Paths& paths) {
   }
   snapshot.netns = state->netns;
   snapshot.abi_version = state->abi_version;
-  snapshot.rule_names = state->rule_names;
+  for (const auto& [generation, counters] : state->rule_counters)
+    snapshot.rule_counters.insert(counters.begin(), counters.end());
   if (absl::StatusOr<std::string> text = sys::ReadFile(ConfigTextPath(paths)); text.ok()) {
     snapshot.config_text = *std::move(text);
   }

@@ -209,7 +209,7 @@ void Relay::CheckDelivered(Session& session, uint64_t now_ms) {
 }
 
 void Relay::Close(Session& session, tpx_worker_counter reason) {
-  slot_.Add(reason);
+  slot_.Add(reason);  // before the gauge: see struct tpx_worker
   slot_.Set(TPX_C_SESSIONS, --open_);
   session.phase = Phase::kClosing;
   DeadlineList::Remove(session);

@@ -9,8 +9,8 @@ namespace tpx::data {
 namespace {
 
 template <typename T, typename V>
-void Store(T& field, V value, std::memory_order order = std::memory_order_relaxed) {
-  std::atomic_ref<T>(field).store(static_cast<T>(value), order);
+void Store(T& field, V value) {
+  std::atomic_ref<T>(field).store(static_cast<T>(value), std::memory_order_release);
 }
 
 template <typename T>
@@ -33,8 +33,7 @@ void SharedSlot::NoticeSuccessor() {
 
 void SharedSlot::RenewLease(uint64_t deadline_ns) {
   NoticeSuccessor();
-  // Release: who sees this lease sees the state that was set before it.
-  Store(target_->deadline_ns, deadline_ns, std::memory_order_release);
+  Store(target_->deadline_ns, deadline_ns);
 }
 
 void SharedSlot::SetState(tpx_worker_state state) {

@@ -14,6 +14,7 @@
 
 #include "tpx/base/log.h"
 #include "tpx/base/status.h"
+#include "tpx/base/strings.h"
 #include "tpx/data/acceptor.h"
 #include "tpx/data/admission.h"
 #include "tpx/data/connector.h"
@@ -55,10 +56,12 @@ class RingWorker final : public Worker, private AcceptSink {
       : options_(options), slot_(options.shared), ring_(std::move(ring)), wake_(std::move(wake)) {}
 
   absl::Status Init() {
-    const sys::Keepalive keepalive{.idle_s = options_.keepalive_idle_s,
-                                   .interval_s = options_.keepalive_interval_s,
-                                   .count = options_.keepalive_count};
-    TPX_ASSIGN_OR_RETURN(acceptor_, Acceptor::Create(options_.listen_port, keepalive, slot_));
+    const sys::ListenerOptions listener{.port = options_.listen_port,
+                                        .mark = options_.steer_mark,
+                                        .keepalive = {.idle_s = options_.keepalive_idle_s,
+                                                      .interval_s = options_.keepalive_interval_s,
+                                                      .count = options_.keepalive_count}};
+    TPX_ASSIGN_OR_RETURN(acceptor_, Acceptor::Create(listener, slot_));
     admission_ = std::make_unique<Admission>(*acceptor_, slot_, options_.max_sessions);
     connector_ = std::make_unique<Connector>(options_, acceptor_->port(), slot_);
     relay_ = std::make_unique<Relay>(options_, *ring_, slot_);
@@ -67,13 +70,13 @@ class RingWorker final : public Worker, private AcceptSink {
 
   int listener_fd(tpx_source_mode source) const override { return acceptor_->listener_fd(source); }
   uint16_t listen_port() const override { return acceptor_->port(); }
+  absl::Status Begin() override;
   void Run() override;
   void Drain() override { Send(Command::kDrain); }
   void Stop() override { Send(Command::kStop); }
 
  private:
   void Send(Command command);
-  void Begin();
   bool Turn();  // false: the last one
   void Finish();
   bool Obey();
@@ -110,25 +113,24 @@ void RingWorker::Send(Command command) {
   [[maybe_unused]] const ssize_t n = write(wake_.get(), &one, sizeof(one));
 }
 
-void RingWorker::Run() {
+absl::Status RingWorker::Begin() {
   BlockSigpipe();
   if (absl::Status status = ring_->Enable(); !status.ok()) {
-    LogError("worker ", options_.id, " cannot start: ", status.message());
-    return;
+    return Annotate(status, StrCat("worker ", options_.id));
   }
-  Begin();
-  while (Turn()) {
-  }
-  Finish();
-}
-
-void RingWorker::Begin() {
   Watch(acceptor_->poll_fd(), kListenersKind);
   Watch(wake_.get(), kWakeKind);
   slot_.Claim();
   admission_->Start();
   ReadClock();
   RenewLease();
+  return absl::OkStatus();
+}
+
+void RingWorker::Run() {
+  while (Turn()) {
+  }
+  Finish();
 }
 
 bool RingWorker::Turn() {

@@ -20,7 +20,7 @@ uint64_t MonotonicNs() {
 
 template <typename T>
 T Read(T& shared) {
-  return std::atomic_ref<T>(shared).load(std::memory_order_relaxed);
+  return std::atomic_ref<T>(shared).load(std::memory_order_acquire);
 }
 
 absl::StatusOr<Count> Sum(const bpf::PerCpuArray<tpx_count>& map, uint32_t index) {
@@ -37,13 +37,16 @@ WorkerView ReadWorker(uint32_t id, tpx_worker& shared) {
   WorkerView view{.id = id, .state = Read(shared.state), .pid = Read(shared.pid)};
   view.lease_left_ms =
       (static_cast<int64_t>(Read(shared.deadline_ns)) - static_cast<int64_t>(MonotonicNs())) / 1'000'000;
+  // The gauge before the causes: a session that has gone from it is in them.
+  static_assert(TPX_C_SESSIONS == 0);
   for (size_t i = 0; i < view.counters.size(); i++) view.counters[i] = Read(shared.counter[i]);
   return view;
 }
 
 }  // namespace
 
-absl::StatusOr<Snapshot> TakeSnapshot(const std::string& pins, size_t n_rules) {
+absl::StatusOr<Snapshot> TakeSnapshot(const std::string& pins,
+                                      const std::vector<std::optional<uint32_t>>& rule_counters) {
   TPX_ASSIGN_OR_RETURN(auto control, bpf::OpenControl(pins, Access::kReadOnly));
   TPX_ASSIGN_OR_RETURN(auto workers, bpf::OpenWorkers(pins, Access::kReadOnly));
   TPX_ASSIGN_OR_RETURN(auto counters, bpf::OpenCounters(pins, Access::kReadOnly));
@@ -52,9 +55,11 @@ absl::StatusOr<Snapshot> TakeSnapshot(const std::string& pins, size_t n_rules) {
   for (uint32_t reason = 0; reason < TPX_REASON_COUNT; reason++) {
     TPX_ASSIGN_OR_RETURN(snapshot.reasons[reason], Sum(counters, reason));
   }
-  uint32_t slot = snapshot.generation % TPX_SLOTS;
-  for (uint32_t rule = 0; rule < std::min<size_t>(n_rules, TPX_MAX_RULES); rule++) {
-    TPX_ASSIGN_OR_RETURN(Count count, Sum(hits, slot * TPX_MAX_RULES + rule));
+  for (const std::optional<uint32_t>& counter : rule_counters) {
+    Count count;
+    if (counter.has_value()) {
+      TPX_ASSIGN_OR_RETURN(count, Sum(hits, *counter));
+    }
     snapshot.rules.push_back(count);
   }
   uint32_t n_workers = std::min<uint32_t>(Read(control[0].n_workers), TPX_MAX_WORKERS);

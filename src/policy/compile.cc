@@ -82,7 +82,8 @@ bool CoversAllPorts(std::vector<PortRange> ranges) {
 void CompileRules(const Policy& policy, tpx_tables& tables) {
   for (size_t i = 0; i < policy.rules.size(); ++i) {
     const Rule& rule = policy.rules[i];
-    tables.rules[i] = {.action = static_cast<uint8_t>(rule.action),
+    tables.rules[i] = {.counter = 0,  // the publisher's
+                       .action = static_cast<uint8_t>(rule.action),
                        .fail_mode = static_cast<uint8_t>(rule.fail_mode),
                        .source = static_cast<uint8_t>(rule.source),
                        .pad = {}};

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """L1 to L4: the proxy is killed or hangs under a steady flow of new connections."""
 import signal
+import socket
 import time
 
 import harness
@@ -97,6 +98,22 @@ class Liveness(product.TestCase):
             for family in harness.FAMILIES:
                 self.assert_proxied(family)
         self.assertGreaterEqual(self.tpx.status()["generation"], generation)
+
+    def test_L1_ready_means_that_flows_are_taken(self):
+        """Also where the workers' threads get a CPU late."""
+        path = str(self.tpx.folder / "ready")
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as ready:
+            ready.bind(path)
+            self.tpx.spawn(notify=path)
+            with ptrace.new_threads_held(self.tpx.pid) as held:
+                harness.wait_until(lambda: len(held) == 2, "two workers are made", seconds=20)
+                ready.settimeout(1)
+                with self.assertRaises(TimeoutError):
+                    ready.recv(4096)
+            ready.settimeout(20)
+            self.assertIn(b"READY=1", ready.recv(4096))
+        for family in harness.FAMILIES:
+            self.assert_proxied(family)
 
     def test_L1_direct_connections_are_not_touched(self):
         self.tpx.load()

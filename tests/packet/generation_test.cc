@@ -82,7 +82,7 @@ TEST_P(Generation, NoPacketSeesAMixWhileGenerationsFollowOneAnother) {
   EXPECT_EQ(runner().TakeCounts()[TPX_R_RULE_DROP], packets);
 }
 
-TEST_P(Generation, HitsAreCountedPerGeneration) {
+TEST_P(Generation, HitsAreCountedWhereTheGenerationSays) {
   uint32_t first = runner().generation();
   uint64_t before = runner().RuleHits(first + 1, 0);
   Lan(SynTo(kProxied));

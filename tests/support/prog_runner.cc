@@ -44,6 +44,9 @@ uint64_t NowNs() {
   return static_cast<uint64_t>(now.tv_sec) * 1'000'000'000 + static_cast<uint64_t>(now.tv_nsec);
 }
 
+// Each slot has counters of its own.
+uint32_t CounterOf(uint32_t generation, uint32_t rule) { return (generation & 1) * TPX_MAX_RULES + rule; }
+
 template <typename T>
 T* Map(const bpf_map* map, size_t entries) {
   void* at = mmap(nullptr, sizeof(T) * entries, PROT_READ | PROT_WRITE, MAP_SHARED, bpf_map__fd(map), 0);
@@ -165,6 +168,9 @@ void ProgRunner::Fill(const policy::CompiledPolicy& compiled, uint32_t generatio
       bpf_map_create(BPF_MAP_TYPE_ARRAY, "t_tables", sizeof(uint32_t), sizeof(tpx_tables), 1, nullptr));
   TPX_PCHECK(tables.get() >= 0);
   compiled.tables->generation = generation;
+  for (uint32_t rule = 0; rule < compiled.tables->n_rules; ++rule) {
+    compiled.tables->rules[rule].counter = static_cast<uint16_t>(CounterOf(generation, rule));
+  }
   TPX_PCHECK(bpf_map_update_elem(tables.get(), &zero, compiled.tables.get(), BPF_ANY) == 0);
   for (uint32_t dimension : {TPX_DIM_SRC, TPX_DIM_DST}) {
     LIBBPF_OPTS(bpf_map_create_opts, options, .map_flags = BPF_F_NO_PREALLOC);
@@ -338,7 +344,7 @@ std::array<uint64_t, TPX_REASON_COUNT> ProgRunner::TakeCounts() {
 
 uint64_t ProgRunner::RuleHits(uint32_t generation, uint32_t rule) const {
   std::vector<tpx_count> values(static_cast<size_t>(libbpf_num_possible_cpus()));
-  uint32_t index = (generation & 1) * TPX_MAX_RULES + rule;
+  uint32_t index = CounterOf(generation, rule);
   TPX_PCHECK(bpf_map_lookup_elem(bpf_map__fd(skeleton_->maps.tpx_rule_hits), &index, values.data()) == 0);
   uint64_t sum = 0;
   for (const tpx_count& value : values) sum += value.packets;

@@ -42,8 +42,8 @@ struct StateSnapshot {
   uint32_t sk_lookup_program_id = 0;
   std::vector<DeviceState> devices;
   std::vector<RouteState> rules, routes;
-  // By generation: the live one and, while a reload runs, its neighbour.
-  std::map<uint32_t, std::vector<std::string>> rule_names;
+  // Index into tpx_rule_hits by rule name; while a reload runs, of both its generations.
+  std::map<std::string, uint32_t> rule_counters;
   std::optional<pid_t> runner;  // the process that serves, if one does
 };
 

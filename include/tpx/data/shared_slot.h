@@ -7,8 +7,12 @@
 
 namespace tpx::data {
 
-// A worker's slot of the shared page. One thread writes it, with relaxed
-// stores; BPF programs and observers read it.
+// A worker's slot of the shared page. One thread writes it; BPF programs and
+// observers read it.
+//
+// What is written is seen in the order of writing, by readers that load with
+// acquire. So the gauge of sessions tells when counts are complete (see struct
+// tpx_worker): what ended a session is counted before the gauge goes down.
 //
 // A new process takes a slot over by writing its own pid. From then on the old
 // one writes to a private copy, so that it can finish its sessions without

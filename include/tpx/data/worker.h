@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <memory>
 
+#include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "tpx_abi.h"
 
@@ -14,7 +15,10 @@ struct WorkerOptions {
   uint16_t listen_port = 0;   // 0: any free one; all workers of a process share one port
   uint32_t max_sessions = 0;  // of this worker, at least 1
   uint32_t max_pipes = 64;
-  uint32_t own_mark = 0;  // SO_MARK of upstream sockets
+  // SO_MARK of the sockets towards clients and towards servers. A socket in
+  // TIME_WAIT keeps it: a detach knows by it what the proxy left.
+  uint32_t steer_mark = 0;
+  uint32_t own_mark = 0;
   uint32_t connect_ms = 0;
   uint32_t idle_ms = 0;
   uint32_t half_closed_ms = 0;
@@ -24,7 +28,7 @@ struct WorkerOptions {
   uint32_t keepalive_interval_s = 0;
   uint32_t keepalive_count = 0;
   // This worker's slot of the shared page: lease, state and counters. Written
-  // by the worker's thread alone, with relaxed atomic stores. Must outlive it.
+  // by the worker's thread alone. Must outlive it.
   tpx_worker* shared = nullptr;
   // nf_conntrack_count of this network namespace, borrowed; -1 where there is
   // none. While it is not 0, a preserved source must not reuse the client's
@@ -36,8 +40,8 @@ struct WorkerOptions {
 // sessions. Nothing is shared with other workers.
 class Worker {
  public:
-  // Creates listeners and ring on the calling thread; the ring is enabled by
-  // Run on the thread that runs it.
+  // Creates listeners and ring on the calling thread; the ring belongs to the
+  // thread that calls Begin and Run.
   static absl::StatusOr<std::unique_ptr<Worker>> Create(const WorkerOptions& options);
   virtual ~Worker() = default;
 
@@ -45,7 +49,14 @@ class Worker {
   virtual int listener_fd(tpx_source_mode source) const = 0;
   virtual uint16_t listen_port() const = 0;
 
-  // Serves until stopped. Renews the lease from this loop and nowhere else.
+  // Takes the slot over: when it returns, the state is serving and the first
+  // lease runs. Only then may BPF learn of the listeners, and anybody that the
+  // gateway serves: a flow that finds no worker alive goes the way of
+  // on_proxy_down.
+  virtual absl::Status Begin() = 0;
+
+  // Serves until stopped; at once after Begin, because the lease is renewed
+  // from this loop and nowhere else.
   virtual void Run() = 0;
 
   // Any thread, any number of times. Drain: take no new flow, let sessions end

@@ -3,6 +3,7 @@
 
 #include <array>
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -45,15 +46,18 @@ struct WorkerView {
 
 // Everything that the pinned maps tell, read without asking any process. The
 // values are read one after the other while traffic goes on: sums may differ
-// by the packets in between.
+// by the packets in between. A worker's sessions are read before what ended
+// them, so each session is among the one or the other.
 struct Snapshot {
   uint32_t generation = 0;
   uint32_t listen_port = 0;
   std::array<Count, TPX_REASON_COUNT> reasons{};
-  std::vector<Count> rules{};         // of the live generation, by index
+  std::vector<Count> rules{};         // as asked for
   std::vector<WorkerView> workers{};  // as many as the proxy that ran last had
 };
 
-absl::StatusOr<Snapshot> TakeSnapshot(const std::string& pins, size_t n_rules);
+// `rule_counters` are indices into tpx_rule_hits; rules that have none count nothing.
+absl::StatusOr<Snapshot> TakeSnapshot(const std::string& pins,
+                                      const std::vector<std::optional<uint32_t>>& rule_counters);
 
 }  // namespace tpx::observe

@@ -20,6 +20,18 @@ class Crash : public ControlLab, public ::testing::WithParamInterface<policy::At
   // The steps of a load before it attaches to devices are the same in every mode.
   static int FirstStep() { return GetParam() == policy::AttachMode::kTcx ? 0 : 14; }
 
+  uint32_t CounterOf(const std::string& rule) const { return Snapshot(paths_)->rule_counters.at(rule); }
+  void SetHits(const std::string& rule, uint64_t packets) const {
+    const auto hits = bpf::OpenRuleHits(paths_.pins, bpf::Access::kReadWrite);
+    EXPECT_TRUE(
+        hits->Update(CounterOf(rule), std::vector<tpx_count>(hits->cpus(), {.packets = packets, .bytes = 0}))
+            .ok());
+  }
+  uint64_t Hits(const std::string& rule) const {
+    const auto hits = bpf::OpenRuleHits(paths_.pins, bpf::Access::kReadOnly);
+    return hits->Lookup(CounterOf(rule))->at(0).packets;
+  }
+
   // Runs the work in a child that ends at the given step. False when it came through.
   static bool Kill(int step, const std::function<void(const Checkpoint&)>& work) {
     int seen = 0;
@@ -97,15 +109,21 @@ TEST_P(Crash, ReloadThatWasKilledAtAnyStepCanBeRepeatedAndDetached) {
   const std::string before = Dump();
   policy::Config next = TestConfig(GetParam());
   next.interfaces.lan = {"lan0", "lan1p"};
+  next.policy.rules.insert(next.policy.rules.begin(), next.policy.rules[0]);
+  next.policy.rules[0].name = "new";
   for (int step = 0; step < kMaxSteps; ++step) {
     ASSERT_TRUE(Load(paths_, TestConfig(GetParam()), "").ok());
+    SetHits("web", 7);
     const bool killed = Kill(step, [&](const Checkpoint& at) { (void)Reload(paths_, next, "", at); });
     EXPECT_GE(Snapshot(paths_)->generation, 1U);
+    EXPECT_EQ(Hits("web"), 7U) << step;
     if (step % 2 == 0) {
       const auto report = Reload(paths_, next, "");
       ASSERT_TRUE(report.ok()) << step << ": " << report.status();
       EXPECT_THAT(Snapshot(paths_)->problems, ::testing::IsEmpty());
       EXPECT_EQ(report->devices.size(), 3U);
+      EXPECT_EQ(Hits("web"), 7U) << step;
+      EXPECT_EQ(Hits("new"), 0U) << step;
     }
     ASSERT_TRUE(Detach(paths_).ok());
     ASSERT_EQ(Dump(), before) << "step " << step;

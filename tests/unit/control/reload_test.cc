@@ -1,7 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 #include <gmock/gmock.h>
 
+#include <set>
+
 #include "control_lab.h"
+#include "tpx/base/strings.h"
 #include "tpx/bpf/maps.h"
 #include "tpx/control/lifecycle.h"
 #include "tpx/control/snapshot.h"
@@ -12,7 +15,13 @@ namespace {
 using ::testing::HasSubstr;
 using ::testing::IsEmpty;
 
-class ReloadTest : public ControlLab {};
+class ReloadTest : public ControlLab {
+ protected:
+  uint64_t Hits(const std::string& rule) const {
+    const auto hits = bpf::OpenRuleHits(paths_.pins, bpf::Access::kReadOnly);
+    return hits->Lookup(Snapshot(paths_)->rule_counters.at(rule))->at(0).packets;
+  }
+};
 
 TEST_F(ReloadTest, NeedsSomethingLoaded) {
   const std::string before = Dump();
@@ -32,7 +41,7 @@ TEST_F(ReloadTest, PublishesTheNextGenerationAndFreesTheOld) {
     const auto snapshot = Snapshot(paths_);
     EXPECT_EQ(snapshot->generation, generation);
     EXPECT_EQ(snapshot->config_text, "two");
-    EXPECT_EQ(snapshot->rule_names.size(), 1U);
+    EXPECT_EQ(snapshot->rule_counters.size(), config.policy.rules.size());
     EXPECT_THAT(snapshot->problems, IsEmpty());
     const auto tables = bpf::OpenTables(paths_.pins, bpf::Access::kReadWrite);
     EXPECT_TRUE(tables->Lookup(generation % TPX_SLOTS).ok());
@@ -43,21 +52,48 @@ TEST_F(ReloadTest, PublishesTheNextGenerationAndFreesTheOld) {
   }
 }
 
-TEST_F(ReloadTest, HitsOfRulesWithTheSameNameCarryOver) {
+TEST_F(ReloadTest, RulesKeepTheirHitsByName) {
   ASSERT_TRUE(Load(paths_, TestConfig(), "").ok());
   const auto hits = bpf::OpenRuleHits(paths_.pins, bpf::Access::kReadWrite);
   ASSERT_TRUE(hits.ok());
   std::vector<tpx_count> values(hits->cpus());
-  values[0] = {.packets = 7, .bytes = 700};
-  ASSERT_TRUE(hits->Update(TPX_MAX_RULES + 0, values).ok());  // "web" of generation 1
-  ASSERT_TRUE(hits->Update(0, values).ok());                  // stale: the other slot
-  policy::Config config = TestConfig();
-  config.policy.rules.insert(config.policy.rules.begin(), config.policy.rules[0]);
-  config.policy.rules[0].name = "new";
-  ASSERT_TRUE(Reload(paths_, config, "").ok());
-  EXPECT_EQ(hits->Lookup(0)->at(0).packets, 0U);
-  EXPECT_EQ(hits->Lookup(1)->at(0).packets, 7U);
-  EXPECT_EQ(hits->Lookup(1)->at(0).bytes, 700U);
+  for (uint32_t i = 0; i < TPX_MAX_COUNTERS; ++i) {
+    values[0] = {.packets = 100 + i, .bytes = 0};
+    ASSERT_TRUE(hits->Update(i, values).ok());
+  }
+  const uint64_t web = Hits("web"), others = Hits("default");
+  ASSERT_NE(web, others);
+
+  policy::Config renamed = TestConfig();
+  renamed.policy.rules.insert(renamed.policy.rules.begin(), renamed.policy.rules[0]);
+  renamed.policy.rules[0].name = "new";
+  ASSERT_TRUE(Reload(paths_, renamed, "").ok());
+  EXPECT_EQ(Hits("new"), 0U);
+  EXPECT_EQ(Hits("web"), web);
+  EXPECT_EQ(Hits("default"), others);
+
+  ASSERT_TRUE(Reload(paths_, TestConfig(), "").ok());
+  EXPECT_EQ(Snapshot(paths_)->rule_counters.count("new"), 0U);
+  EXPECT_EQ(Hits("web"), web);
+  ASSERT_TRUE(Reload(paths_, renamed, "").ok());
+  EXPECT_EQ(Hits("new"), 0U) << "a rule that comes back is a new one";
+}
+
+TEST_F(ReloadTest, AsManyRulesAsThereMayBeCanAllBeRenamed) {
+  for (const char* prefix : {"a", "b", "c"}) {
+    policy::Config config = TestConfig();
+    std::vector<policy::Rule>& rules = config.policy.rules;
+    rules.insert(rules.begin(), TPX_MAX_RULES - rules.size(), policy::Rule(rules[0]));
+    for (size_t i = 0; i < rules.size(); ++i) rules[i].name = StrCat(prefix, i);
+    ASSERT_TRUE(Load(paths_, config, "").ok());
+    const auto report = Reload(paths_, config, "");
+    ASSERT_TRUE(report.ok()) << report.status();
+    std::set<uint32_t> counters;
+    const auto snapshot = Snapshot(paths_);
+    for (const auto& [name, counter] : snapshot->rule_counters) counters.insert(counter);
+    EXPECT_EQ(counters.size(), size_t{TPX_MAX_RULES});
+    EXPECT_LT(*counters.rbegin(), uint32_t{TPX_MAX_COUNTERS});
+  }
 }
 
 TEST_F(ReloadTest, ChangedSteeringIsRefused) {
