@@ -65,6 +65,13 @@ absl::Status PinLink(int link_fd, const std::string& path) {
   return absl::OkStatus();
 }
 
+absl::Status ReplaceLinkProgram(const std::string& pin, int program_fd) {
+  UniqueFd link(bpf_obj_get(pin.c_str()));
+  if (!link) return ErrnoStatus(errno, StrCat("open pin ", pin));
+  const int result = bpf_link_update(link.get(), program_fd, nullptr);
+  return result == 0 ? absl::OkStatus() : ErrnoStatus(-result, StrCat("replace the program of ", pin));
+}
+
 absl::StatusOr<LinkState> InspectLink(const std::string& pin) {
   UniqueFd fd(bpf_obj_get(pin.c_str()));
   if (!fd) return ErrnoStatus(errno, StrCat("open pin ", pin));
@@ -106,6 +113,17 @@ absl::Status AttachFilter(const Filter& filter, int program_fd) {
   const int result = bpf_tc_attach(&hook, &options);
   // EINVAL: a filter of another kind has the priority.
   return NetlinkStatus(result == -EINVAL ? -EEXIST : result, "attach filter", log);
+}
+
+absl::Status ReplaceFilterProgram(const Filter& filter, int program_fd) {
+  LibbpfLog log;
+  const bpf_tc_hook hook = IngressHook(filter.ifindex);
+  LIBBPF_OPTS(bpf_tc_opts, options);
+  options.prog_fd = program_fd;
+  options.handle = filter.handle;
+  options.priority = filter.priority;
+  options.flags = BPF_TC_F_REPLACE;
+  return NetlinkStatus(bpf_tc_attach(&hook, &options), "replace the program of a filter", log);
 }
 
 absl::StatusOr<std::optional<uint32_t>> InspectFilter(const Filter& filter) {

@@ -6,12 +6,14 @@
 #include <cerrno>
 #include <vector>
 
+#include "absl/strings/str_format.h"
 #include "absl/strings/str_join.h"
 #include "absl/strings/str_split.h"
 #include "libbpf_log.h"
 #include "tpx.skel.h"
 #include "tpx/base/status.h"
 #include "tpx/base/strings.h"
+#include "tpx/bpf/pin_dir.h"
 
 namespace tpx::bpf {
 namespace {
@@ -44,9 +46,17 @@ std::string SummariseLog(std::string_view log) {
                 absl::StrJoin(lines, "\n  "));
 }
 
+std::string BuildId() {
+  size_t size = 0;
+  const auto* bytes = static_cast<const unsigned char*>(tpx_bpf__elf_bytes(&size));
+  uint64_t hash = 0xcbf29ce484222325;  // FNV-1a: tells builds apart, guards against nothing
+  for (size_t i = 0; i < size; ++i) hash = (hash ^ bytes[i]) * 0x100000001b3;
+  return absl::StrFormat("%016x", hash);
+}
+
 void Object::Destroy::operator()(tpx_bpf* skeleton) const { tpx_bpf__destroy(skeleton); }
 
-absl::StatusOr<Object> Object::Load(const Knobs& knobs) {
+absl::StatusOr<Object> Object::Open(const Knobs& knobs) {
   LibbpfLog log;
   Object object(tpx_bpf__open());
   if (object.skeleton_ == nullptr)
@@ -54,11 +64,35 @@ absl::StatusOr<Object> Object::Load(const Knobs& knobs) {
   object.skeleton_->rodata->tpx_steer_mark = knobs.steer_mark;
   object.skeleton_->rodata->tpx_mark_mask = knobs.mark_mask;
   object.skeleton_->rodata->tpx_own_mark = knobs.own_mark;
-  const int result = tpx_bpf__load(object.skeleton_.get());
-  if (result != 0) {
-    const absl::Status status = ErrnoStatus(-result, "load BPF object");
-    return absl::Status(status.code(), StrCat(status.message(), "; ", SummariseLog(log.text())));
+  return object;
+}
+
+absl::Status Object::LoadIntoKernel() {
+  LibbpfLog log;
+  const int result = tpx_bpf__load(skeleton_.get());
+  if (result == 0) return absl::OkStatus();
+  const absl::Status status = ErrnoStatus(-result, "load BPF object");
+  return absl::Status(status.code(), StrCat(status.message(), "; ", SummariseLog(log.text())));
+}
+
+absl::StatusOr<Object> Object::Load(const Knobs& knobs) {
+  TPX_ASSIGN_OR_RETURN(Object object, Open(knobs));
+  TPX_RETURN_IF_ERROR(object.LoadIntoKernel());
+  return object;
+}
+
+absl::StatusOr<Object> Object::LoadOnMapsOf(const std::string& dir, const Knobs& knobs) {
+  TPX_ASSIGN_OR_RETURN(Object object, Open(knobs));
+  bpf_map* map = nullptr;
+  bpf_object__for_each_map(map, object.skeleton_->obj) {
+    if (bpf_map__is_internal(map)) continue;
+    const std::string path = StrCat(dir, "/", bpf_map__name(map));
+    // libbpf would make a map that is missing, and compares the layout of one that is there.
+    if (!Exists(path)) return absl::FailedPreconditionError(StrCat("there is no pin ", path));
+    const int result = bpf_map__set_pin_path(map, path.c_str());
+    if (result != 0) return ErrnoStatus(-result, StrCat("reuse ", path));
   }
+  TPX_RETURN_IF_ERROR(object.LoadIntoKernel());
   return object;
 }
 
@@ -66,7 +100,7 @@ int Object::lan_fd() const { return bpf_program__fd(skeleton_->progs.tpx_lan); }
 int Object::wan_fd() const { return bpf_program__fd(skeleton_->progs.tpx_wan); }
 int Object::sk_lookup_fd() const { return bpf_program__fd(skeleton_->progs.tpx_sk_lookup); }
 
-absl::Status Object::Pin(const std::string& dir) const {
+absl::Status Object::PinMaps(const std::string& dir) const {
   LibbpfLog log;
   bpf_map* map = nullptr;
   bpf_object__for_each_map(map, skeleton_->obj) {
@@ -75,6 +109,11 @@ absl::Status Object::Pin(const std::string& dir) const {
     const std::string path = StrCat(dir, "/", bpf_map__name(map));
     TPX_RETURN_IF_ERROR(PinOne(bpf_map__pin(map, path.c_str()), bpf_map__name(map), path));
   }
+  return absl::OkStatus();
+}
+
+absl::Status Object::PinPrograms(const std::string& dir) const {
+  LibbpfLog log;
   bpf_program* program = nullptr;
   bpf_object__for_each_program(program, skeleton_->obj) {
     const std::string path = StrCat(dir, "/", bpf_program__name(program));

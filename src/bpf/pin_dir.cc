@@ -92,6 +92,11 @@ absl::Status PublishPinDir(const std::string& stage, const std::string& dir) {
   return absl::OkStatus();
 }
 
+absl::Status MovePin(const std::string& from, const std::string& to) {
+  if (rename(from.c_str(), to.c_str()) != 0) return ErrnoStatus(errno, StrCat("rename ", from, " to ", to));
+  return absl::OkStatus();
+}
+
 absl::StatusOr<std::vector<std::string>> ListPins(const std::string& dir) {
   std::vector<std::string> names;
   std::unique_ptr<DIR, int (*)(DIR*)> stream(opendir(dir.c_str()), closedir);

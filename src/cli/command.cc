@@ -21,6 +21,10 @@ constexpr Command kCommands[] = {
      "Compiles the file, follows changes of the interfaces and swaps the policy in one step. "
      "A faulty file changes nothing.",
      kConfig, RunReload},
+    {"upgrade", "replace the programs in the kernel by this build's; no flow is cut",
+     "Each program is replaced in one step, on the same maps: policy, flows and counters stay. "
+     "Needs the same kernel contract ('abi' of version and status). A running proxy runs on.",
+     kNothing, RunUpgrade},
     {"detach", "take everything away; the machine is as before",
      "Removes programs, maps, links, rules and routes. Works with no proxy running, after any crash, "
      "and any number of times.",

@@ -33,6 +33,7 @@ int Dispatch(int argc, char** argv, Env& env);
 
 int RunLoad(const Options& options, Env& env);
 int RunRun(const Options& options, Env& env);
+int RunUpgrade(const Options& options, Env& env);
 int RunDetach(const Options& options, Env& env);
 int RunReload(const Options& options, Env& env);
 int RunStatus(const Options& options, Env& env);

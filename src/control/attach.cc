@@ -71,9 +71,21 @@ absl::Status AttachProgram(Site& site, Device& device) {
 
 absl::Status AttachSkLookup(Site& site) {
   TPX_RETURN_IF_ERROR(site.journal.Step("attaching the sk_lookup program"));
-  TPX_ASSIGN_OR_RETURN(UniqueFd program, bpf::OpenPinnedProgram(site.pins + "/tpx_sk_lookup"));
+  TPX_ASSIGN_OR_RETURN(UniqueFd program, bpf::OpenPinnedProgram(SkLookupProgramPin(site.pins)));
   TPX_ASSIGN_OR_RETURN(UniqueFd link, bpf::AttachSkLookup(program.get()));
   return bpf::PinLink(link.get(), SkLookupLinkPin(site.pins));
+}
+
+absl::Status ReplaceProgram(Site& site, const Device& device, int program_fd) {
+  if (AttachedProgram(site.pins, device) == 0) return absl::OkStatus();
+  TPX_RETURN_IF_ERROR(site.journal.Step(StrCat("replacing the program of ", Describe(device))));
+  if (device.mode == Mode::kTcx) return bpf::ReplaceLinkProgram(DeviceLinkPin(site.pins, device), program_fd);
+  return bpf::ReplaceFilterProgram(FilterOf(device, device.priority), program_fd);
+}
+
+absl::Status ReplaceSkLookup(Site& site, int program_fd) {
+  TPX_RETURN_IF_ERROR(site.journal.Step("replacing the sk_lookup program"));
+  return bpf::ReplaceLinkProgram(SkLookupLinkPin(site.pins), program_fd);
 }
 
 absl::Status RemoveDevice(Site& site, const State& state, const Device& device) {

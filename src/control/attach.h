@@ -29,6 +29,11 @@ absl::Status AddRoutes(Site& site, const State& state);
 absl::Status AttachProgram(Site& site, Device& device);
 absl::Status AttachSkLookup(Site& site);
 
+// Replaces the program of an attachment in one step. A device that is gone, or
+// whose program somebody took away, is left alone.
+absl::Status ReplaceProgram(Site& site, const Device& device, int program_fd);
+absl::Status ReplaceSkLookup(Site& site, int program_fd);
+
 // Detaches the program and deletes the rules; what is gone already is fine.
 absl::Status RemoveDevice(Site& site, const State& state, const Device& device);
 

@@ -52,7 +52,9 @@ json RuleToJson(const Rule& rule) {
           {"action", rule.action},
           {"fail_mode", rule.fail_mode},
           {"source", rule.source},
-          {"line", rule.line}};
+          {"matches_nothing", rule.matches_nothing},
+          {"line", rule.line},
+          {"column", rule.column}};
 }
 
 Rule RuleFromJson(const json& j) {
@@ -65,7 +67,9 @@ Rule RuleFromJson(const json& j) {
           .action = j.at("action").get<tpx_action>(),
           .fail_mode = j.at("fail_mode").get<tpx_fail_mode>(),
           .source = j.at("source").get<tpx_source_mode>(),
-          .line = j.at("line")};
+          .matches_nothing = j.at("matches_nothing"),
+          .line = j.at("line"),
+          .column = j.at("column")};
 }
 
 json TimeoutsToJson(const policy::Timeouts& t) {

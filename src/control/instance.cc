@@ -25,6 +25,7 @@ std::string DeviceLinkPin(const std::string& dir, const Device& device) {
 }
 std::string SkLookupLinkPin(const std::string& dir) { return dir + "/link_sk_lookup"; }
 std::string ProgramPin(const std::string& dir, Role role) { return StrCat(dir, "/tpx_", RoleName(role)); }
+std::string SkLookupProgramPin(const std::string& dir) { return dir + "/tpx_sk_lookup"; }
 
 absl::StatusOr<sys::FileLock> LockInstance(const Paths& paths) {
   return sys::FileLock::Acquire(LockPath(paths), kLockTimeout);

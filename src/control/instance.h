@@ -22,6 +22,7 @@ std::string RunLockPath(const Paths& paths);  // held by the process that serves
 std::string DeviceLinkPin(const std::string& dir, const Device& device);
 std::string SkLookupLinkPin(const std::string& dir);
 std::string ProgramPin(const std::string& dir, Role role);
+std::string SkLookupProgramPin(const std::string& dir);
 
 // The lock of all changes; waits for a while.
 absl::StatusOr<sys::FileLock> LockInstance(const Paths& paths);

@@ -56,6 +56,10 @@ absl::StatusOr<LoadReport> AlreadyLoaded(const Paths& paths, const State& state,
     report.lines.emplace_back(
         "the configuration differs from the loaded one; run 'tpx-bpf reload' to apply it");
   }
+  if (state.build != bpf::BuildId()) {
+    report.lines.emplace_back(
+        "the programs in the kernel are those of another build; run 'tpx-bpf upgrade' to replace them");
+  }
   return report;
 }
 
@@ -115,7 +119,8 @@ absl::Status Loader::LoadPrograms() {
                                                                     .mark_mask = steering.mark_mask,
                                                                     .own_mark = steering.own_mark}));
   TPX_RETURN_IF_ERROR(site_.journal.Step("pinning programs and maps"));
-  TPX_RETURN_IF_ERROR(object.Pin(site_.pins));
+  TPX_RETURN_IF_ERROR(object.PinPrograms(site_.pins));
+  TPX_RETURN_IF_ERROR(object.PinMaps(site_.pins));
   return bpf::SecurePinDir(site_.pins, notes_);
 }
 
@@ -124,7 +129,7 @@ absl::Status Loader::Publish() {
   TPX_RETURN_IF_ERROR(site_.journal.Step("publishing the policy"));
   TPX_ASSIGN_OR_RETURN(auto control, bpf::OpenControl(site_.pins, bpf::Access::kReadWrite));
   std::atomic_ref(control[0].abi_version).store(TPX_ABI_VERSION);
-  plan_.state.rule_names[kFirst] = RuleNames(config_.policy);
+  plan_.state.rule_counters[kFirst] = AssignCounters({}, config_.policy, *plan_.compiled.tables);
   TPX_ASSIGN_OR_RETURN(const TablesMap tables, FillGeneration(site_.pins, plan_.compiled, kFirst));
   return SwitchGeneration(site_.pins, kFirst, tables);
 }

@@ -9,6 +9,7 @@
 #include "tpx/base/status.h"
 #include "tpx/base/strings.h"
 #include "tpx/bpf/features.h"
+#include "tpx/bpf/object.h"
 #include "tpx/sys/file.h"
 #include "tpx/sys/netns.h"
 #include "tpx_abi.h"
@@ -72,6 +73,7 @@ absl::StatusOr<Plan> MakePlan(const policy::Config& config, sys::Rtnl& rtnl) {
   state.abi_version = TPX_ABI_VERSION;
   state.steering = config.steering;
   state.interfaces = config.interfaces;
+  state.build = bpf::BuildId();
   TPX_ASSIGN_OR_RETURN(state.netns, sys::CurrentNetns());
   TPX_ASSIGN_OR_RETURN(state.mode, ChooseMode(config.steering.attach, features));
   Resolution resolution = ResolveDevices(config.interfaces, links);

@@ -8,6 +8,8 @@
 #include "tpx/base/status.h"
 #include "tpx/base/strings.h"
 #include "tpx/sys/file.h"
+#include "tpx/sys/netns.h"
+#include "tpx_abi.h"
 
 namespace tpx::control {
 namespace {
@@ -35,8 +37,8 @@ Device DeviceFromJson(const json& j) {
 json ToJson(const State& state) {
   json devices = json::array();
   for (const Device& device : state.devices) devices.push_back(DeviceToJson(device));
-  json names = json::object();
-  for (const auto& [generation, rules] : state.rule_names) names[std::to_string(generation)] = rules;
+  json counters = json::object();
+  for (const auto& [generation, rules] : state.rule_counters) counters[std::to_string(generation)] = rules;
   return {{"abi_version", state.abi_version},
           {"netns", state.netns},
           {"families", state.families},
@@ -44,7 +46,8 @@ json ToJson(const State& state) {
           {"steering", SteeringToJson(state.steering)},
           {"interfaces", InterfacesToJson(state.interfaces)},
           {"devices", devices},
-          {"rule_names", names}};
+          {"build", state.build},
+          {"rule_counters", counters}};
 }
 
 State FromJson(const json& j) {
@@ -55,10 +58,12 @@ State FromJson(const json& j) {
               .steering = SteeringFromJson(j.at("steering")),
               .interfaces = InterfacesFromJson(j.at("interfaces")),
               .devices = {},
-              .rule_names = {}};
+              .build = j.value("build", ""),
+              .rule_counters = {}};
   for (const json& device : j.at("devices")) state.devices.push_back(DeviceFromJson(device));
-  for (const auto& [generation, rules] : j.at("rule_names").items()) {
-    state.rule_names[static_cast<uint32_t>(std::stoul(generation))] = rules.get<std::vector<std::string>>();
+  const json counters = j.value("rule_counters", json::object());  // versions before the second had none
+  for (const auto& [generation, rules] : counters.items()) {
+    state.rule_counters[static_cast<uint32_t>(std::stoul(generation))] = rules.get<RuleCounters>();
   }
   return state;
 }
@@ -72,6 +77,15 @@ absl::StatusOr<State> ReadState(const Paths& paths) {
   } catch (const std::exception& e) {  // the library's only way to tell
     return absl::DataLossError(StrCat(StatePath(paths), ": ", e.what()));
   }
+}
+
+absl::Status CheckChangeable(const State& state) {
+  TPX_ASSIGN_OR_RETURN(const uint64_t netns, sys::CurrentNetns());
+  if (state.netns != netns)
+    return absl::FailedPreconditionError("loaded in another network namespace; run it there");
+  if (state.abi_version != TPX_ABI_VERSION)
+    return absl::FailedPreconditionError("another version of the program loaded it; run 'tpx-bpf load'");
+  return absl::OkStatus();
 }
 
 absl::Status WriteState(const Paths& paths, const State& state) {
@@ -98,12 +112,6 @@ std::vector<sys::LocalRoute> RoutesOf(const State& state) {
     routes.push_back({.family = family, .table = state.steering.route_table});
   }
   return routes;
-}
-
-std::vector<std::string> RuleNames(const policy::Policy& policy) {
-  std::vector<std::string> names;
-  for (const policy::Rule& rule : policy.rules) names.push_back(rule.name);
-  return names;
 }
 
 }  // namespace tpx::control

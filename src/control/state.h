@@ -14,6 +14,9 @@
 
 namespace tpx::control {
 
+// Index into tpx_rule_hits by rule name.
+using RuleCounters = std::map<std::string, uint32_t>;
+
 // What is loaded, as later commands need to know it.
 struct State {
   uint32_t abi_version = 0;
@@ -23,18 +26,20 @@ struct State {
   policy::Steering steering;
   policy::Interfaces interfaces;
   std::vector<Device> devices;
-  std::map<uint32_t, std::vector<std::string>> rule_names;  // by generation
+  std::string build;  // bpf::BuildId() of the programs
+  std::map<uint32_t, RuleCounters>
+      rule_counters;  // by generation: the live one, while a reload runs the next too
   friend bool operator==(const State&, const State&) = default;
 };
 
 // kNotFound where there is none.
 absl::StatusOr<State> ReadState(const Paths& paths);
+// kFailedPrecondition unless this build can change what is loaded, from here.
+absl::Status CheckChangeable(const State& state);
 absl::Status WriteState(const Paths& paths, const State& state);
 
 // All rules and routes that the state calls for.
 std::vector<sys::PolicyRule> RulesOf(const State& state, const Device& device);
 std::vector<sys::LocalRoute> RoutesOf(const State& state);
-
-std::vector<std::string> RuleNames(const policy::Policy& policy);
 
 }  // namespace tpx::control

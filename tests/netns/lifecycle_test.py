@@ -159,6 +159,51 @@ class Lifecycle(product.TestCase):
             self.assertGreater(len(outcomes), 100)
             self.assertEqual({(o[2], o[3]) for o in outcomes}, {("ok", family.wan)})
 
+    def test_A8_hits_of_rules_are_exact_across_reloads(self):
+        """Each connection is counted once, whichever generation its SYN meets."""
+        unused = [product.rule(name=f"unused{n}", match={"dport": [n]}) for n in (1, 2)]
+        contents = [product.config([unused[0], product.rule()]), product.config([product.rule(), unused[1]])]
+        self.tpx.start(contents[0])
+        loops = [self.lab.peer(self.lab.client, "loop", f.server, 8080, "--interval", 0.0005, "--outstanding", 8)
+                 for f in harness.FAMILIES]
+        for loop in loops:
+            loop.read()
+        for number in range(harness.scaled(200, 20)):
+            self.tpx.reload(contents[(number + 1) % 2])
+        outcomes = [outcome for loop in loops for outcome in loop.ask("stop")]
+        self.assertGreater(len(outcomes), 200)
+        self.assertEqual({o[2] for o in outcomes}, {"ok"})
+        hits = self.tpx.rules()
+        self.assertEqual(hits["all"], len(outcomes))
+        self.assertEqual(sum(hits.values()), len(outcomes))
+
+    def test_A8_programs_are_replaced_under_load(self):
+        """No packet goes without a program, none is counted by two: every SYN is steered, once."""
+        for attach in ("tcx", "clsact"):
+            with self.subTest(attach=attach):
+                self.tpx.start(product.config(steering={"attach": attach}))
+                loops = [self.lab.peer(self.lab.client, "loop", f.server, 8080) for f in harness.FAMILIES]
+                for loop in loops:
+                    loop.read()
+                held = {f: self.lab.client.connect(f, f.server, 8080) for f in harness.FAMILIES}
+                programs = state.objects(self.tpx.pins)["prog"]
+                for _ in range(harness.scaled(200, 20)):
+                    self.tpx.command("upgrade")
+                self.assertFalse(programs & state.objects(self.tpx.pins)["prog"], "old programs are pinned")
+                connections = len(held)
+                for family, loop in zip(harness.FAMILIES, loops):
+                    outcomes = loop.ask("stop")
+                    self.assertGreater(len(outcomes), 100)
+                    self.assertEqual({(o[2], o[3]) for o in outcomes}, {("ok", family.wan)})
+                    connections += len(outcomes)
+                    with held[family] as sock:
+                        sock.sendall(b"still there")
+                        self.assertEqual(product.receive(sock, 11), b"still there")
+                self.assertEqual(self.tpx.rules()["all"], connections)
+                self.assertEqual(self.tpx.stop(), 0)
+                self.tpx.detach()
+                self.assert_as_before()
+
     def test_A10_bad_config_changes_nothing(self):
         self.assertTrue(BAD, "no files in tests/configs/bad")
         self.tpx.start()

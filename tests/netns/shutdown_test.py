@@ -10,6 +10,8 @@ import harness
 import product
 import state
 
+GRACE = 10  # seconds without a LAN device, before the proxy gives up
+
 
 class Shutdown(product.TestCase):
     def long_flow(self, family):
@@ -125,6 +127,19 @@ class Shutdown(product.TestCase):
         fields = pathlib.Path(f"/proc/{self.tpx.pid}/stat").read_text().rsplit(")", 1)[1].split()
         return (int(fields[11]) + int(fields[12])) / 100
 
+    def test_L10_run_takes_over_while_a_device_is_gone(self):
+        """A device that is named but absent hinders loading, not the start of a proxy on what is loaded."""
+        self.lab.link(self.lab.client, "c9", self.lab.gateway, "lan9")
+        content = product.config()
+        content["interfaces"]["lan"].append("lan9")
+        self.tpx.write(content)
+        self.tpx.load()
+        self.lab.client.ip("link del c9")
+        self.tpx.start()
+        self.assertEqual(self.tpx.status()["generation"], 1, "the loaded configuration was published again")
+        for family in harness.FAMILIES:
+            self.assert_proxied(family)
+
     def test_L10_devices_come_and_go(self):
         self.lab.serve()
         self.tpx.start()
@@ -136,6 +151,53 @@ class Shutdown(product.TestCase):
                 self.lab.address(self.lab.gateway, "lan0", family, family.lan)
             for family in harness.FAMILIES:
                 harness.wait_until(lambda f=family: self.lab.who(f)[0] == f.wan, "the new device is attached")
+
+    def lan_device(self, number):
+        """One more network of clients, or the first one again."""
+        self.lab.link(self.lab.client, f"c{number}", self.lab.gateway, f"lan{number}")
+        if number == 0:
+            for family in harness.FAMILIES:
+                self.lab.address(self.lab.client, "c0", family, family.client, family.lan)
+                self.lab.address(self.lab.gateway, "lan0", family, family.lan)
+
+    def start_with_two_lan_devices(self):
+        self.lab.serve()
+        self.lan_device(1)
+        self.tpx.start({**product.config(), "interfaces": {"lan": ["lan0", "lan1"], "wan": ["wan0"]}})
+
+    def lose_lan_devices(self):
+        for number in (1, 0):
+            self.lab.gateway.ip(f"link del lan{number}")
+        return time.monotonic()
+
+    def test_L9_last_lan_device_vanishes(self):
+        self.start_with_two_lan_devices()
+        _, server = self.pair(harness.V4)
+        lost = self.lose_lan_devices()
+        self.assertEqual(self.tpx.daemon.wait(30), 1)
+        self.assertGreater(time.monotonic() - lost, GRACE - 2, "did not wait for the device to come back")
+        self.assertIn("no LAN device is left", self.tpx.log.read_text())
+        with self.assertRaises(ConnectionResetError):
+            server.recv(1)
+        for number in (0, 1):  # and the supervisor starts it again
+            self.lan_device(number)
+        self.tpx.start()
+        for family in harness.FAMILIES:
+            harness.wait_until(lambda f=family: self.lab.who(f)[0] == f.wan, "it serves again")
+
+    def test_L9_lan_device_comes_back_in_time(self):
+        """One of two is enough."""
+        self.start_with_two_lan_devices()
+        lost = self.lose_lan_devices()
+        time.sleep(GRACE / 2)
+        self.lan_device(0)
+        for family in harness.FAMILIES:
+            harness.wait_until(lambda f=family: self.lab.who(f)[0] == f.wan, "the new device is attached")
+        time.sleep(max(0, lost + GRACE + 4 - time.monotonic()))
+        self.assertIsNone(self.tpx.daemon.poll(), "ended all the same")
+        for family in harness.FAMILIES:
+            self.assert_proxied(family)
+        self.assertEqual(self.tpx.stop(), 0)
 
     def test_L9_output_pipe_closed(self):
         """A log nobody reads any more does not end the proxy."""

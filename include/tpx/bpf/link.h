@@ -21,6 +21,9 @@ absl::StatusOr<UniqueFd> AttachTcx(int program_fd, int ifindex);
 absl::StatusOr<UniqueFd> AttachSkLookup(int program_fd);
 
 absl::Status PinLink(int link_fd, const std::string& path);
+// Puts another program in the place of the attached one in one step: a packet
+// meets the old or the new program, never neither.
+absl::Status ReplaceLinkProgram(const std::string& pin, int program_fd);
 
 struct LinkState {
   uint32_t id = 0;
@@ -50,6 +53,7 @@ inline constexpr uint32_t kFilterPriorities = 16;
 absl::Status AttachFilter(const Filter& filter, int program_fd);  // kAlreadyExists: taken
 // The id of the program at the filter's place, if there is one.
 absl::StatusOr<std::optional<uint32_t>> InspectFilter(const Filter& filter);
+absl::Status ReplaceFilterProgram(const Filter& filter, int program_fd);  // in one step, as for a link
 absl::Status DetachFilter(const Filter& filter);
 
 // Whether any of our sk_lookup programs is attached to the namespace, be it by

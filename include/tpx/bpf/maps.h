@@ -23,7 +23,7 @@ inline absl::StatusOr<Map<uint32_t, uint64_t>> OpenListeners(const std::string& 
 inline absl::StatusOr<PerCpuArray<tpx_count>> OpenCounters(const std::string& pins, Access access) {
   return PerCpuArray<tpx_count>::OpenPinned(pins + "/tpx_counters", access);
 }
-// Index slot * TPX_MAX_RULES + rule, slot = generation % TPX_SLOTS.
+// Index tpx_rule.counter.
 inline absl::StatusOr<PerCpuArray<tpx_count>> OpenRuleHits(const std::string& pins, Access access) {
   return PerCpuArray<tpx_count>::OpenPinned(pins + "/tpx_rule_hits", access);
 }

@@ -25,20 +25,29 @@ class Object {
  public:
   // A program that the verifier rejects is named, with the end of its log.
   static absl::StatusOr<Object> Load(const Knobs& knobs);
+  // The same programs on the maps that are pinned in `dir`; an error when one of
+  // those is missing or has another layout.
+  static absl::StatusOr<Object> LoadOnMapsOf(const std::string& dir, const Knobs& knobs);
 
   int lan_fd() const;
   int wan_fd() const;
   int sk_lookup_fd() const;
-  // Pins each program and map into the directory under its name.
-  absl::Status Pin(const std::string& dir) const;
+  // Pin each program or map into the directory under its name.
+  absl::Status PinPrograms(const std::string& dir) const;
+  absl::Status PinMaps(const std::string& dir) const;
 
  private:
   struct Destroy {
     void operator()(tpx_bpf* skeleton) const;
   };
   explicit Object(tpx_bpf* skeleton) : skeleton_(skeleton) {}
+  static absl::StatusOr<Object> Open(const Knobs& knobs);
+  absl::Status LoadIntoKernel();
   std::unique_ptr<tpx_bpf, Destroy> skeleton_;
 };
+
+// Tells the programs and maps of this build from those of other builds.
+std::string BuildId();
 
 // What is worth showing of libbpf's messages about a failed load: the program
 // with its last verifier lines, or else the last message.

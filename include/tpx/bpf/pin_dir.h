@@ -32,7 +32,9 @@ absl::Status SecurePinDir(const std::string& dir, std::vector<std::string>& note
 bool Exists(const std::string& path);
 absl::Status CreatePinDir(const std::string& dir);                             // 0700
 absl::Status PublishPinDir(const std::string& stage, const std::string& dir);  // never replaces
-absl::StatusOr<std::vector<std::string>> ListPins(const std::string& dir);     // names; empty if none
-absl::StatusOr<bool> RemovePinDir(const std::string& dir);                     // with its pins
+// Moves one pin over another of that name or to a free name.
+absl::Status MovePin(const std::string& from, const std::string& to);
+absl::StatusOr<std::vector<std::string>> ListPins(const std::string& dir);  // names; empty if none
+absl::StatusOr<bool> RemovePinDir(const std::string& dir);                  // with its pins
 
 }  // namespace tpx::bpf

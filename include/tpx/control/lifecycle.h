@@ -62,6 +62,10 @@ struct ReloadReport {
   uint32_t generation = 0;
 };
 
+struct UpgradeReport {
+  std::vector<std::string> lines;
+};
+
 // Called before each change, named in words; an error stops the work there.
 using Checkpoint = std::function<absl::Status(std::string_view step)>;
 
@@ -81,6 +85,13 @@ absl::StatusOr<DetachReport> Detach(const Paths& paths, const Checkpoint& checkp
 // kFailedPrecondition, as is nothing being loaded.
 absl::StatusOr<ReloadReport> Reload(const Paths& paths, const policy::Config& config,
                                     std::string_view config_text, const Checkpoint& checkpoint = nullptr);
+
+// Puts this build's programs in the place of the attached ones, on the same
+// maps: policy, flows and counters stay, no packet goes without a program. A
+// kernel contract other than this build's is kFailedPrecondition. What fails is
+// put back; what is killed leaves old and new programs, which agree on the maps,
+// until the next call.
+absl::StatusOr<UpgradeReport> Upgrade(const Paths& paths, const Checkpoint& checkpoint = nullptr);
 
 struct StoredConfig {
   policy::Config config;

@@ -25,7 +25,9 @@ policy::Config Full() {
                                  .action = TPX_ACTION_REJECT,
                                  .fail_mode = TPX_FAIL_RESET,
                                  .source = TPX_SOURCE_PRESERVE,
-                                 .line = 12});
+                                 .matches_nothing = true,
+                                 .line = 12,
+                                 .column = 3});
   config.policy.rules.push_back({.name = "default"});
   return config;
 }

@@ -50,7 +50,7 @@ TEST_P(Lifecycle, DetachLeavesTheMachineAsItWas) {
   EXPECT_EQ(snapshot->generation, 1U);
   EXPECT_EQ(snapshot->config_text, "text");
   EXPECT_TRUE(snapshot->sk_lookup_attached);
-  EXPECT_EQ(snapshot->rule_names.at(1), (std::vector<std::string>{"web", "default"}));
+  EXPECT_EQ(snapshot->rule_counters, (std::map<std::string, uint32_t>{{"web", 0}, {"default", 1}}));
   for (const DeviceState& device : snapshot->devices) EXPECT_TRUE(device.attached) << device.device.name;
 
   const auto detached = Detach(paths_);

@@ -29,7 +29,8 @@ TEST_F(StateTest, StateSurvivesTheWayThroughTheFile) {
                     .steering = {.steer_mark = 5},
                     .interfaces = {.lan = {"a"}, .wan = {"b*"}},
                     .devices = {{"a", 4, Role::kLan, Mode::kTcx, 0}, {"b1", 5, Role::kWan, Mode::kClsact, 2}},
-                    .rule_names = {{7, {"x", "default"}}, {8, {"default"}}}};
+                    .build = "0123456789abcdef",
+                    .rule_counters = {{7, {{"x", 0}, {"default", 1}}}, {8, {{"default", 1}}}}};
   ASSERT_TRUE(WriteState(paths_, state).ok());
   const auto back = ReadState(paths_);
   ASSERT_TRUE(back.ok()) << back.status();

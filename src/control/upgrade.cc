@@ -1,0 +1,110 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "attach.h"
+#include "instance.h"
+#include "journal.h"
+#include "state.h"
+#include "tpx/base/status.h"
+#include "tpx/base/strings.h"
+#include "tpx/bpf/link.h"
+#include "tpx/bpf/object.h"
+#include "tpx/bpf/pin_dir.h"
+#include "tpx/control/lifecycle.h"
+
+namespace tpx::control {
+namespace {
+
+// Program descriptors; whoever made them keeps them open.
+struct Programs {
+  int lan = -1, wan = -1, sk_lookup = -1;
+};
+
+absl::Status ReplaceAll(Site& site, const State& state, const Programs& programs) {
+  TPX_RETURN_IF_ERROR(ReplaceSkLookup(site, programs.sk_lookup));
+  for (const Device& device : state.devices) {
+    const int program = device.role == Role::kLan ? programs.lan : programs.wan;
+    TPX_RETURN_IF_ERROR(ReplaceProgram(site, device, program));
+  }
+  return absl::OkStatus();
+}
+
+absl::StatusOr<bpf::Object> LoadPrograms(Site& site, const policy::Steering& steering,
+                                         const std::string& stage) {
+  TPX_RETURN_IF_ERROR(site.journal.Step("loading the new programs into the kernel"));
+  TPX_ASSIGN_OR_RETURN(bpf::Object object,
+                       bpf::Object::LoadOnMapsOf(site.pins, {.steer_mark = steering.steer_mark,
+                                                             .mark_mask = steering.mark_mask,
+                                                             .own_mark = steering.own_mark}));
+  TPX_RETURN_IF_ERROR(site.journal.Step("pinning the new programs"));
+  TPX_RETURN_IF_ERROR(bpf::CreatePinDir(stage));
+  TPX_RETURN_IF_ERROR(object.PinPrograms(stage));
+  std::vector<std::string> notes;
+  TPX_RETURN_IF_ERROR(bpf::SecurePinDir(stage, notes));
+  return object;
+}
+
+// Attaches the new programs everywhere, or the old ones again.
+absl::Status Swap(Site& site, const State& state, const bpf::Object& object) {
+  TPX_ASSIGN_OR_RETURN(UniqueFd lan, bpf::OpenPinnedProgram(ProgramPin(site.pins, Role::kLan)));
+  TPX_ASSIGN_OR_RETURN(UniqueFd wan, bpf::OpenPinnedProgram(ProgramPin(site.pins, Role::kWan)));
+  TPX_ASSIGN_OR_RETURN(UniqueFd lookup, bpf::OpenPinnedProgram(SkLookupProgramPin(site.pins)));
+  const absl::Status status = ReplaceAll(
+      site, state, {.lan = object.lan_fd(), .wan = object.wan_fd(), .sk_lookup = object.sk_lookup_fd()});
+  if (status.ok()) return status;
+  const absl::Status cause = Annotate(status, site.journal.doing());
+  const absl::Status back =
+      ReplaceAll(site, state, {.lan = lan.get(), .wan = wan.get(), .sk_lookup = lookup.get()});
+  return absl::Status(cause.code(),
+                      back.ok() ? StrCat(cause.message(), "; the old programs run on")
+                                : StrCat(cause.message(), "; and putting the old programs back failed: ",
+                                         back.message(), "; run 'tpx-bpf detach' and 'tpx-bpf load'"));
+}
+
+// The new programs are attached; what fails from here on leaves them so.
+absl::Status PublishPins(Site& site, State& state, const std::string& stage) {
+  TPX_RETURN_IF_ERROR(site.journal.Step("publishing the pins of the new programs"));
+  TPX_ASSIGN_OR_RETURN(const std::vector<std::string> pins, bpf::ListPins(stage));
+  for (const std::string& pin : pins) {
+    TPX_RETURN_IF_ERROR(bpf::MovePin(StrCat(stage, "/", pin), StrCat(site.pins, "/", pin)));
+  }
+  TPX_RETURN_IF_ERROR(bpf::RemovePinDir(stage).status());
+  state.build = bpf::BuildId();
+  return WriteState(site.paths, state);
+}
+
+}  // namespace
+
+absl::StatusOr<UpgradeReport> Upgrade(const Paths& paths, const Checkpoint& checkpoint) {
+  const absl::Status nothing = absl::FailedPreconditionError("nothing is loaded; run 'tpx-bpf load'");
+  if (!bpf::Exists(paths.pins)) return nothing;
+  TPX_ASSIGN_OR_RETURN(sys::FileLock lock, LockInstance(paths));
+  if (!bpf::Exists(paths.pins)) return nothing;
+  UpgradeReport report;
+  TPX_RETURN_IF_ERROR(bpf::SecurePinDir(paths.pins, report.lines));
+  TPX_ASSIGN_OR_RETURN(State state, ReadState(paths));
+  TPX_RETURN_IF_ERROR(CheckChangeable(state));
+  TPX_ASSIGN_OR_RETURN(sys::Rtnl rtnl, sys::Rtnl::Open());
+  TPX_ASSIGN_OR_RETURN(Journal journal, Journal::Open(paths, checkpoint));
+  Site site{paths, paths.pins, rtnl, journal};
+  const std::string stage = bpf::StageDir(paths.pins);
+  TPX_RETURN_IF_ERROR(bpf::RemovePinDir(stage).status());  // of one that was killed
+
+  absl::StatusOr<bpf::Object> object = LoadPrograms(site, state.steering, stage);
+  absl::Status status = object.status();
+  if (!status.ok()) status = Annotate(status, journal.doing());
+  if (status.ok()) status = Swap(site, state, *object);
+  if (!status.ok()) {
+    (void)bpf::RemovePinDir(stage).ok();  // the next call tries again
+    return status;
+  }
+  const bool same = state.build == bpf::BuildId();
+  status = PublishPins(site, state, stage);
+  if (!status.ok()) {
+    return absl::Status(status.code(), StrCat(journal.doing(), ": ", status.message(),
+                                              "; the new programs are attached, run upgrade again"));
+  }
+  report.lines.push_back(StrCat("replaced the programs of ", state.devices.size(),
+                                " devices and of sk_lookup", same ? " (by the same build)" : ""));
+  return report;
+}
+
+}  // namespace tpx::control
