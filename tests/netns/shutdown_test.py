@@ -129,6 +129,7 @@ class Shutdown(product.TestCase):
 
     def test_L10_run_takes_over_while_a_device_is_gone(self):
         """A device that is named but absent hinders loading, not the start of a proxy on what is loaded."""
+        self.lab.serve()
         self.lab.link(self.lab.client, "c9", self.lab.gateway, "lan9")
         content = product.config()
         content["interfaces"]["lan"].append("lan9")
