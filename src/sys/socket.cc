@@ -10,6 +10,7 @@
 #include <algorithm>
 #include <cerrno>
 
+#include "socket_options.h"
 #include "tpx/base/status.h"
 
 namespace tpx::sys {
@@ -17,19 +18,6 @@ namespace {
 
 // The kernel cuts it to net.core.somaxconn.
 constexpr int kBacklog = 4096;
-
-// From <linux/ipv6.h>, which does not go together with <netinet/in.h>.
-#ifndef IPV6_TRANSPARENT
-constexpr int IPV6_TRANSPARENT = 75;
-#endif
-
-int SetInt(int fd, int level, int option, int value) {
-  return setsockopt(fd, level, option, &value, sizeof(value)) == 0 ? 0 : -errno;
-}
-
-int SetMark(int fd, uint32_t mark) {
-  return mark == 0 ? 0 : SetInt(fd, SOL_SOCKET, SO_MARK, static_cast<int>(mark));
-}
 
 int SetKeepalive(int fd, const Keepalive& keepalive) {
   if (int r = SetInt(fd, SOL_SOCKET, SO_KEEPALIVE, 1); r < 0) return r;
@@ -56,11 +44,6 @@ int SetCommonOptions(int fd, const Keepalive& keepalive) {
   // and does not forward the urgent pointer.
   if (int r = SetInt(fd, SOL_SOCKET, SO_OOBINLINE, 1); r < 0) return r;
   return SetKeepalive(fd, keepalive);
-}
-
-int SetTransparent(int fd) {
-  if (int r = SetInt(fd, SOL_IP, IP_TRANSPARENT, 1); r < 0) return r;
-  return SetInt(fd, SOL_IPV6, IPV6_TRANSPARENT, 1);
 }
 
 int SetListenerOptions(int fd, const ListenerOptions& options) {

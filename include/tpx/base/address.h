@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <string>
 #include <string_view>
+#include <utility>
 
 #include "absl/status/statusor.h"
 #include "tpx_abi.h"
@@ -26,6 +27,10 @@ struct IpAddr {
   std::string ToString() const;  // IPv4 in dotted form, IPv6 as RFC 5952
   friend bool operator==(const IpAddr& a, const IpAddr& b);
   friend std::strong_ordering operator<=>(const IpAddr& a, const IpAddr& b);
+  template <typename H>
+  friend H AbslHashValue(H state, const IpAddr& a) {
+    return H::combine(std::move(state), a.raw.w[0], a.raw.w[1], a.raw.w[2], a.raw.w[3]);
+  }
 };
 
 struct Endpoint {
@@ -40,6 +45,10 @@ struct Endpoint {
   unsigned ToNativeSockaddr(sockaddr_storage& out) const;
   std::string ToString() const;  // "192.0.2.1:80", "[2001:db8::1]:80"
   friend bool operator==(const Endpoint&, const Endpoint&) = default;
+  template <typename H>
+  friend H AbslHashValue(H state, const Endpoint& e) {
+    return H::combine(std::move(state), e.addr, e.port);
+  }
 };
 
 // A prefix of the mapped address space: an IPv4 /24 has length 96 + 24. It
