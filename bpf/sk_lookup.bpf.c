@@ -4,6 +4,11 @@
  * owns it. Gives steered flows to their worker's listener; keeps what must not
  * be delivered from the gateway's own wildcard listeners; leaves everything
  * that is addressed to the gateway itself alone.
+ *
+ * For UDP it runs for every datagram; and, since the listeners have UDP_GRO,
+ * once more before tc, when the driver's packets are gathered. Then nothing was
+ * decided yet and the answer only says whether to gather, so it must not leave a
+ * trace but the count of its reason.
  */
 #include <linux/bpf.h>
 #include <bpf/bpf_helpers.h>
@@ -12,6 +17,7 @@
 #include "lib/count.h"
 #include "lib/ctx_skb.h"
 #include "lib/family.h"
+#include "lib/flows.h"
 #include "lib/policy.h"
 #include "lib/sockets.h"
 #include "lib/workers.h"
@@ -20,9 +26,17 @@ static __always_inline int is_own(const struct tpx_addr *a) {
   return addr_never_proxied(a) || bpf_map_lookup_elem(&tpx_local, a);
 }
 
+/* LAN devices are the others: the index is 0 where old kernels gather packets. */
+static __always_inline int is_from_wan(__u32 ifindex) {
+  __u32 *role = bpf_map_lookup_elem(&tpx_devices, &ifindex);
+
+  return role && *role == TPX_ROLE_WAN;
+}
+
 /*
- * The verdict that tc gave this very packet a moment ago on this CPU, else the
- * policy's (handshakes completed by a SYN cookie, packets that changed CPU).
+ * The verdict that tc gave this very packet a moment ago on this CPU, else what
+ * is remembered of its UDP flow, else the policy's (handshakes completed by a SYN
+ * cookie, packets that changed CPU, flows that were pushed out of the map).
  */
 static __always_inline int verdict_of(const struct tpx_flow *flow, struct tpx_verdict *v) {
   __u32 index = flow_hash(flow) % TPX_HANDOFF_SLOTS;
@@ -35,23 +49,37 @@ static __always_inline int verdict_of(const struct tpx_flow *flow, struct tpx_ve
     slot->verdict.reason = 0; /* good for one packet */
     return 0;
   }
+  if (flow->proto == IPPROTO_UDP) {
+    struct tpx_verdict *known = bpf_map_lookup_elem(&tpx_flows, flow);
+
+    if (known) {
+      *v = *known;
+      return 0;
+    }
+  }
   return tpx_evaluate(flow, v);
 }
 
 static __always_inline int assign(struct bpf_sk_lookup *ctx, const struct tpx_flow *flow,
                                   struct tpx_verdict *v) {
+  __u32 index, kind = tpx_listener_kind(flow, v);
   struct bpf_sock *sk;
-  __u32 index;
   long err;
 
-  if (!v->reason && tpx_pick_worker(flow, v) != WORKER_FOUND) return TPX_R_LK_NO_WORKER;
-  index = TPX_LISTENER(v->worker, v->source & 1);
+  if (!v->reason) {
+    if (tpx_pick_worker(flow, v) != WORKER_FOUND) return TPX_R_LK_NO_WORKER;
+    v->reason = TPX_R_RULE_PROXY;
+  }
+  index = TPX_LISTENER(v->worker, kind);
   sk = bpf_map_lookup_elem(&tpx_listeners, &index);
   if (!sk) return TPX_R_LK_NO_WORKER;
   /* The worker is chosen here; the listeners' reuseport group must not choose again. */
   err = bpf_sk_assign(ctx, sk, BPF_SK_LOOKUP_F_NO_REUSEPORT);
   bpf_sk_release(sk);
-  return err ? TPX_R_LK_NO_WORKER : TPX_R_LK_STEERED;
+  if (err) return TPX_R_LK_NO_WORKER;
+  /* For the worker, which has to know the target. */
+  if (kind == TPX_LISTENER_TCP_REDIRECT) remember(flow, v);
+  return TPX_R_LK_STEERED;
 }
 
 static __always_inline int decide(struct bpf_sk_lookup *ctx) {
@@ -62,14 +90,14 @@ static __always_inline int decide(struct bpf_sk_lookup *ctx) {
   flow_from_lookup(ctx, &flow);
   if (is_own(&flow.dst)) {
     /* Nobody has business with the listening port itself: it would proxy to itself. */
-    if (control && control->listen_port && ctx->local_port == control->listen_port &&
-        flow.proto == IPPROTO_TCP)
+    if (control && control->listen_port && ctx->local_port == control->listen_port)
       return TPX_R_LK_LISTENER_DIALLED;
     return TPX_R_LK_OWN_ADDRESS;
   }
+  if (is_from_wan(ctx->ingress_ifindex)) return TPX_R_LK_WAN;
   if (verdict_of(&flow, &v)) return TPX_R_LK_NOT_OURS;
-  if (v.action == TPX_ACTION_BYPASS) return TPX_R_LK_NOT_OURS;
-  if (v.action != TPX_ACTION_PROXY) return TPX_R_LK_REFUSED;
+  if (v.action == TPX_ACTION_BYPASS || (v.reason && !is_steered(&v))) return TPX_R_LK_NOT_OURS;
+  if (!is_proxied(v.action)) return TPX_R_LK_REFUSED;
   return assign(ctx, &flow, &v);
 }
 
@@ -77,8 +105,9 @@ SEC("sk_lookup")
 int tpx_sk_lookup(struct bpf_sk_lookup *ctx) {
   int reason;
 
-  /* Our own tc program asking who owns a flow: a listener does not count. */
-  if (guard_is_set()) return SK_DROP;
+  /* Our own tc program asking who owns a flow: a listener does not count. Of UDP it looks at what is found.
+   */
+  if (guard_is_set()) return ctx->protocol == IPPROTO_UDP ? SK_PASS : SK_DROP;
   reason = decide(ctx);
   count_at(&tpx_counters, reason, 0);
   return effect_of(reason) == TPX_EFFECT_DROP ? SK_DROP : SK_PASS;

@@ -2,8 +2,8 @@
 /*
  * tc ingress: decide for each packet from a LAN or WAN device whether the stack
  * forwards it, delivers it locally (steered: only the mark is set, no byte
- * changes), refuses it with a RST, or drops it. Passing returns TC_ACT_UNSPEC, so other programs and
- * filters on the device still run.
+ * changes), refuses it with a RST or an ICMP error, or drops it. Passing returns TC_ACT_UNSPEC, so other
+ * programs and filters on the device still run.
  */
 #include <linux/bpf.h>
 #include <bpf/bpf_helpers.h>
@@ -12,10 +12,12 @@
 #include "lib/config.h"
 #include "lib/count.h"
 #include "lib/ctx_skb.h"
+#include "lib/flows.h"
 #include "lib/parse.h"
 #include "lib/policy.h"
 #include "lib/reset.h"
 #include "lib/sockets.h"
+#include "lib/unreachable.h"
 #include "lib/workers.h"
 
 /* The stack forgets an incomplete datagram after 30 s (IPv4) or 60 s (IPv6). */
@@ -49,31 +51,27 @@ static __always_inline int unavailable(const struct tpx_verdict *v, int availabi
 static __always_inline int reason_of_verdict(const struct tpx_flow *flow, struct tpx_verdict *v) {
   int availability;
 
-  if (v->action == TPX_ACTION_BYPASS) return TPX_R_RULE_BYPASS;
   if (v->action == TPX_ACTION_DROP) return TPX_R_RULE_DROP;
-  if (v->action == TPX_ACTION_REJECT) return flow->proto == IPPROTO_TCP ? TPX_R_RULE_REJECT : TPX_R_RULE_DROP;
+  if (v->action == TPX_ACTION_REJECT) return TPX_R_RULE_REJECT;
+  if (!is_proxied(v->action) || (flow->proto != IPPROTO_TCP && flow->proto != IPPROTO_UDP))
+    return TPX_R_RULE_BYPASS;
   availability = tpx_pick_worker(flow, v);
   return availability == WORKER_FOUND ? TPX_R_RULE_PROXY : unavailable(v, availability);
 }
 
-/* Asks the policy about the first packet of a flow and leaves word for sk_lookup. */
-static __noinline int judge_new_flow(const struct tpx_flow *flow, __u32 bytes) {
-  struct tpx_verdict v = {};
-
-  if (!flow) return TPX_R_MALFORMED;
-  if (tpx_evaluate(flow, &v)) return TPX_R_NO_POLICY;
-  count_at(&tpx_rule_hits, v.counter, bytes);
-  v.reason = reason_of_verdict(flow, &v);
-  if (effect_of(v.reason) == TPX_EFFECT_STEER) hand_off(flow, &v);
-  return v.reason;
+/* Asks the policy about the first packet of a flow. */
+static __noinline int judge_new_flow(const struct tpx_flow *flow, struct tpx_verdict *v, __u32 bytes) {
+  if (!flow || !v) return TPX_R_MALFORMED;
+  if (tpx_evaluate(flow, v)) return TPX_R_NO_POLICY;
+  count_at(&tpx_rule_hits, v->counter, bytes);
+  v->reason = reason_of_verdict(flow, v);
+  return v->reason;
 }
 
 /* Impossible senders; the gateway's own address coming in from outside is one. */
 static __always_inline int is_martian(const struct tpx_flow *f) {
   return addr_equal(&f->src, &f->dst) || addr_never_sends(&f->src) || is_local(&f->src);
 }
-
-static __always_inline __u32 now_s(void) { return bpf_ktime_get_ns() / 1000000000; }
 
 /* The tuple of a socket in TIME_WAIT starts anew, direct: its dead predecessor
  * must not catch what follows. */
@@ -82,14 +80,13 @@ static __noinline int note_direct(const struct tpx_flow *flow, int reason) {
 
   if (!flow) return 0;
   direct.reason = reason;
-  direct.seen_s = now_s();
-  return bpf_map_update_elem(&tpx_flows, flow, &direct, BPF_ANY);
+  return remember(flow, &direct);
 }
 
 static __always_inline int is_noted_direct(const struct tpx_flow *flow) {
-  struct tpx_verdict *direct = bpf_map_lookup_elem(&tpx_flows, flow);
+  struct tpx_verdict *noted = bpf_map_lookup_elem(&tpx_flows, flow);
 
-  return direct && now_s() - direct->seen_s <= TIME_WAIT_S;
+  return noted && !is_steered(noted) && now_s() - noted->seen_s <= TIME_WAIT_S;
 }
 
 /*
@@ -105,12 +102,14 @@ static __always_inline void keep_from_early_demux(struct __sk_buff *skb) {
 }
 
 static __always_inline int judge_syn(struct __sk_buff *skb, struct packet *p) {
+  struct tpx_verdict v = {};
   int owner, reason;
 
   if (is_martian(&p->flow)) return TPX_R_MARTIAN;
   owner = tcp_owner(skb, &p->flow);
   if (owner == OWNED_BY_SOCKET) return TPX_R_ESTABLISHED; /* a SYN sent again */
-  reason = judge_new_flow(&p->flow, skb->len);
+  reason = judge_new_flow(&p->flow, &v, skb->len);
+  if (effect_of(reason) == TPX_EFFECT_STEER) hand_off(&p->flow, &v);
   if (p->tcp.fin || p->tcp.rst) {
     /* Some stacks take these for a SYN; the classes that matter must not leak them. */
     if (effect_of(reason) != TPX_EFFECT_PASS) return TPX_R_BAD_FLAGS;
@@ -143,7 +142,64 @@ static __always_inline int judge_tcp(struct __sk_buff *skb, struct packet *p, in
   return is_valid_cookie(p) ? TPX_R_COOKIE : TPX_R_DIRECT;
 }
 
-static __always_inline struct tpx_frag_key frag_key(const struct packet *p) {
+/*
+ * The first datagram of a UDP flow decides for all that follow, until the flow
+ * was silent for a while. Denials are not remembered: a flood of what is denied
+ * shall not push out what is not.
+ */
+static __always_inline int judge_new_datagram(const struct packet *p, __u32 bytes) {
+  struct tpx_verdict v = {};
+  int reason;
+
+  if (is_martian(&p->flow)) return TPX_R_MARTIAN;
+  reason = judge_new_flow(&p->flow, &v, bytes);
+  if (reason == TPX_R_NO_POLICY) return reason;
+  if (effect_of(reason) != TPX_EFFECT_STEER && effect_of(reason) != TPX_EFFECT_PASS) return reason;
+  v.fragmentable = p->may_fragment;
+  remember(&p->flow, &v);
+  return reason;
+}
+
+/* A worker that is full or draining keeps the flows it has. */
+static __always_inline int judge_known_datagram(const struct tpx_flow *flow, struct tpx_verdict *v) {
+  int availability, reason;
+
+  if (!is_steered(v)) return TPX_R_DIRECT;
+  availability = tpx_availability(v->worker, tpx_listener_kind(flow, v), bpf_ktime_get_ns());
+  if (availability != WORKERS_DOWN) return TPX_R_ESTABLISHED;
+  availability = tpx_pick_worker(flow, v);
+  if (availability == WORKER_FOUND) return TPX_R_ESTABLISHED;
+  reason = unavailable(v, availability);
+  if (effect_of(reason) == TPX_EFFECT_PASS) v->reason = reason; /* direct from now on */
+  return reason;
+}
+
+/* Written only where it changes: CPUs share the entry. */
+static __noinline int judge_datagram(struct packet *p, __u32 bytes) {
+  struct tpx_verdict *v;
+  __u32 now = now_s();
+
+  if (!p) return TPX_R_MALFORMED;
+  v = bpf_map_lookup_elem(&tpx_flows, &p->flow);
+  if (!v || now - v->seen_s > udp_flow_s()) return judge_new_datagram(p, bytes);
+  if (v->seen_s != now) v->seen_s = now;
+  if (v->fragmentable != p->may_fragment) v->fragmentable = p->may_fragment;
+  return judge_known_datagram(&p->flow, v);
+}
+
+/* A refusal is answered with an ICMP error, which has limits that a RST does not have. */
+static __always_inline int refuse(struct __sk_buff *skb, const struct packet *p, int reason) {
+  if (effect_of(reason) != TPX_EFFECT_ANSWER) return reason;
+  if (is_martian(&p->flow)) return TPX_R_MARTIAN;
+  return may_be_answered(skb, p) && take_refusal() ? reason : TPX_R_REFUSED_QUIETLY;
+}
+
+static __always_inline int judge_udp(struct __sk_buff *skb, struct packet *p, int from_lan) {
+  if (from_lan) return refuse(skb, p, judge_datagram(p, skb->len));
+  return udp_owner(skb, &p->flow, 0) == OWNED_BY_SOCKET ? TPX_R_ESTABLISHED : TPX_R_WAN;
+}
+
+static __always_inline struct tpx_frag_key datagram_key(const struct packet *p) {
   return (struct tpx_frag_key){
       .src = p->flow.src,
       .dst = p->flow.dst,
@@ -152,19 +208,54 @@ static __always_inline struct tpx_frag_key frag_key(const struct packet *p) {
   };
 }
 
+static __always_inline struct tpx_frag_key pair_key(const struct packet *p) {
+  return (struct tpx_frag_key){.src = p->flow.src, .dst = p->flow.dst, .proto = p->frag_proto, .of_pair = 1};
+}
+
+#define FATE_UNKNOWN (-1)
+
+/* enum tpx_effect or FATE_UNKNOWN */
+static __always_inline int fate_at(const struct tpx_frag_key *key) {
+  struct tpx_frag *frag = bpf_map_lookup_elem(&tpx_frags, key);
+
+  return frag && bpf_ktime_get_ns() - frag->seen_ns < FRAGMENT_LIFE_NS ? frag->effect : FATE_UNKNOWN;
+}
+
+/* Its own datagram's, else that of the last first fragment between these addresses: mostly it is the same
+ * flow's. *ahead: the fragment came before its first one. */
+static __noinline int remembered_fate(struct packet *p, int *ahead) {
+  struct tpx_frag_key key;
+  int fate;
+
+  /* One that rewrites the header makes the judgement on the first one worthless. */
+  if (!p || !ahead || p->rewrites_tcp) return FATE_UNKNOWN;
+  key = datagram_key(p);
+  fate = fate_at(&key);
+  if (fate != FATE_UNKNOWN) return fate;
+  *ahead = 1;
+  key = pair_key(p);
+  return fate_at(&key);
+}
+
+/* Where a datagram would go whatever its ports. Of TCP only the socket table knows. */
+static __noinline int portless_fate(const struct tpx_flow *flow) {
+  struct tpx_verdict v = {};
+
+  if (!flow || flow->proto != IPPROTO_UDP) return FATE_UNKNOWN;
+  if (tpx_eval_portless(flow, &v) || !is_proxied(v.action)) return FATE_UNKNOWN;
+  return effect_of(reason_of_verdict(flow, &v));
+}
+
 /* Later fragments share the first one's fate; without it, what the rules might say decides. */
 static __noinline int judge_later_fragment(struct packet *p, int from_lan) {
-  struct tpx_frag_key key;
-  struct tpx_frag *frag;
+  int fate, ahead = 0;
 
   if (!p) return TPX_R_MALFORMED;
-  key = frag_key(p);
-  frag = bpf_map_lookup_elem(&tpx_frags, &key);
-  /* One that rewrites the header makes the judgement on the first one worthless. */
-  if (frag && !p->rewrites_tcp && bpf_ktime_get_ns() - frag->seen_ns < FRAGMENT_LIFE_NS) {
-    if (frag->effect == TPX_EFFECT_STEER) return TPX_R_FRAG_STEERED;
-    return frag->effect == TPX_EFFECT_PASS ? TPX_R_FRAG_PASSED : TPX_R_FRAG_DROPPED;
-  }
+  fate = remembered_fate(p, &ahead);
+  if (fate == FATE_UNKNOWN && from_lan) fate = portless_fate(&p->flow);
+  if (fate == TPX_EFFECT_STEER) return ahead ? TPX_R_FRAG_AHEAD : TPX_R_FRAG_STEERED;
+  if (fate == TPX_EFFECT_PASS) return TPX_R_FRAG_PASSED;
+  if (fate != FATE_UNKNOWN) return TPX_R_FRAG_DROPPED;
   return from_lan && tpx_may_be_denied(&p->flow) ? TPX_R_FRAG_DROPPED : TPX_R_FRAG_PASSED;
 }
 
@@ -173,9 +264,11 @@ static __noinline int remember_fragment(struct packet *p, int reason) {
   struct tpx_frag frag = {};
 
   if (!p) return 0;
-  key = frag_key(p);
   frag.seen_ns = bpf_ktime_get_ns();
   frag.effect = effect_of(reason);
+  key = datagram_key(p);
+  bpf_map_update_elem(&tpx_frags, &key, &frag, BPF_ANY);
+  key = pair_key(p);
   return bpf_map_update_elem(&tpx_frags, &key, &frag, BPF_ANY);
 }
 
@@ -187,18 +280,44 @@ static __always_inline int judge_opaque(struct packet *p, int from_lan) {
 }
 
 static __always_inline int judge_other(struct __sk_buff *skb, struct packet *p, int from_lan) {
-  if (!from_lan || !concerns_other_protocols()) return TPX_R_NOT_TCP;
-  return judge_new_flow(&p->flow, skb->len);
+  struct tpx_verdict v = {};
+
+  if (!from_lan || !concerns_other_protocols()) return TPX_R_OTHER_PROTOCOL;
+  return refuse(skb, p, judge_new_flow(&p->flow, &v, skb->len));
+}
+
+/*
+ * Many clients' flows share the socket that speaks for a server. The error is
+ * its unless the client's flow is direct; and where the kernel looks for it our
+ * sk_lookup program has to let it, once.
+ */
+static __noinline int is_error_of_datagram(struct __sk_buff *skb, struct packet *p, int from_lan) {
+  struct tpx_verdict word = {.action = TPX_ACTION_BYPASS, .reason = TPX_R_ICMP_ERROR};
+  struct tpx_verdict *v;
+
+  if (!p || udp_owner(skb, &p->quoted, from_lan) != OWNED_BY_SOCKET) return 0;
+  if (!from_lan) return 1;
+  v = bpf_map_lookup_elem(&tpx_flows, &p->quoted);
+  if (v && !is_steered(v)) return 0;
+  hand_off(&p->quoted, &word);
+  return 1;
+}
+
+static __always_inline int is_error_of_ours(struct __sk_buff *skb, struct packet *p, int from_lan) {
+  if (p->quoted.proto == IPPROTO_UDP) return is_error_of_datagram(skb, p, from_lan);
+  return tcp_owner(skb, &p->quoted) == OWNED_BY_SOCKET;
 }
 
 static __always_inline int judge(struct __sk_buff *skb, struct packet *p, int from_lan) {
   int reason;
 
-  if (p->kind == PACKET_ICMP_ERROR && tcp_owner(skb, &p->quoted) == OWNED_BY_SOCKET) return TPX_R_ICMP_ERROR;
+  if (p->kind == PACKET_ICMP_ERROR && is_error_of_ours(skb, p, from_lan)) return TPX_R_ICMP_ERROR;
   if (addr_never_proxied(&p->flow.dst)) return TPX_R_SPECIAL_ADDRESS;
   if (is_local(&p->flow.dst)) return TPX_R_OWN_ADDRESS;
   if (p->kind == PACKET_TCP)
     reason = judge_tcp(skb, p, from_lan);
+  else if (p->kind == PACKET_UDP)
+    reason = judge_udp(skb, p, from_lan);
   else if (p->kind == PACKET_LATER_FRAGMENT)
     return judge_later_fragment(p, from_lan);
   else if (p->kind == PACKET_OPAQUE)
@@ -225,7 +344,7 @@ static __always_inline int ingress(struct __sk_buff *skb, int from_lan) {
     case TPX_EFFECT_DROP:
       return TC_ACT_SHOT;
     case TPX_EFFECT_ANSWER:
-      return answer_with_reset(skb, &p);
+      return p.kind == PACKET_TCP ? answer_with_reset(skb, &p) : answer_unreachable(skb, &p);
     case TPX_EFFECT_STEER:
       skb->mark = (skb->mark & ~tpx_mark_mask) | tpx_steer_mark;
       return TC_ACT_UNSPEC;

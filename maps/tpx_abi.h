@@ -14,7 +14,7 @@
 
 #include <linux/types.h>
 
-#define TPX_ABI_VERSION 2
+#define TPX_ABI_VERSION 3
 
 #define TPX_SIZE(type, size) _Static_assert(sizeof(type) == (size), #type)
 #ifdef __cplusplus
@@ -35,25 +35,27 @@ extern "C" {
 #define TPX_MAX_BLOCKS 4096 /* steps of one generation, half of them for each address */
 #define TPX_MAX_WORKERS 64
 #define TPX_MAX_LOCAL_ADDRS 4096
-#define TPX_MAX_FLOWS 16384
+#define TPX_MAX_FLOWS 131072
 #define TPX_MAX_FRAGS 8192
 #define TPX_SLOTS 2 /* generations kept: the live one and the one being filled */
 #define TPX_HANDOFF_SLOTS 256
+#define TPX_MAX_DEVICES 1024
 
 /* ---- verdicts ---------------------------------------------------------- */
 
 enum tpx_action {
-  TPX_ACTION_BYPASS = 0, /* leave the packet to the kernel */
-  TPX_ACTION_PROXY = 1,  /* deliver to a worker's listener */
-  TPX_ACTION_DROP = 2,   /* discard silently */
-  TPX_ACTION_REJECT = 3, /* TCP: answer RST; else discard */
+  TPX_ACTION_BYPASS = 0,   /* leave the packet to the kernel */
+  TPX_ACTION_PROXY = 1,    /* TCP, UDP: deliver to a worker's listener; else leave to the kernel */
+  TPX_ACTION_DROP = 2,     /* discard silently */
+  TPX_ACTION_REJECT = 3,   /* answer RST or an ICMP error */
+  TPX_ACTION_REDIRECT = 4, /* as PROXY, but the worker connects to the rule's own target */
 };
 
 /* What happens to a new flow of a proxy rule while no worker can take it. */
 enum tpx_fail_mode {
   TPX_FAIL_OPEN = 0,   /* pass to the real destination */
   TPX_FAIL_CLOSED = 1, /* drop */
-  TPX_FAIL_RESET = 2,  /* answer RST */
+  TPX_FAIL_RESET = 2,  /* answer RST or an ICMP error */
 };
 
 /* Which source address the server sees. */
@@ -61,6 +63,26 @@ enum tpx_source_mode {
   TPX_SOURCE_MASQUERADE = 0, /* the gateway's own */
   TPX_SOURCE_PRESERVE = 1,   /* the client's */
   TPX_SOURCE_MODES = 2,
+};
+
+/* UDP, RFC 4787: what decides whether two datagrams of a client's port belong
+ * together, and who may answer. */
+enum tpx_mapping {
+  TPX_MAPPING_ENDPOINT_INDEPENDENT = 0,       /* full cone: one upstream port, anybody may answer */
+  TPX_MAPPING_ADDRESS_AND_PORT_DEPENDENT = 1, /* one per destination, which alone may answer */
+};
+
+/* The listening sockets of a worker. Which one a flow comes to tells the worker
+ * what it has to know of the verdict; for the last of each protocol it looks the
+ * flow up in tpx_flows. */
+enum tpx_listener {
+  TPX_LISTENER_TCP_MASQUERADE = 0,
+  TPX_LISTENER_TCP_PRESERVE = 1,
+  TPX_LISTENER_TCP_REDIRECT = 2,
+  TPX_LISTENER_UDP_MASQUERADE = 3,
+  TPX_LISTENER_UDP_PRESERVE = 4,
+  TPX_LISTENER_UDP_PAIR = 5, /* redirected, or TPX_MAPPING_ADDRESS_AND_PORT_DEPENDENT */
+  TPX_LISTENER_KINDS = 6,
 };
 
 enum tpx_reason {
@@ -96,31 +118,45 @@ struct tpx_flow {
 };
 TPX_SIZE(struct tpx_flow, 40);
 
-struct tpx_verdict {
-  __u16 counter;  /* of the rule that gave it */
-  __u16 reason;   /* enum tpx_reason */
-  __u8 action;    /* enum tpx_action */
-  __u8 fail_mode; /* enum tpx_fail_mode */
-  __u8 source;    /* enum tpx_source_mode */
-  __u8 worker;    /* chosen worker, where action is proxy */
-  __u32 seen_s;   /* CLOCK_MONOTONIC; where the verdict is kept, in tpx_flows */
+/* Where a redirected flow goes. */
+struct tpx_target {
+  struct tpx_addr addr;
+  __be16 port;
+  __u16 pad;
 };
-TPX_SIZE(struct tpx_verdict, 12);
+TPX_SIZE(struct tpx_target, 20);
+
+struct tpx_verdict {
+  __u16 counter;     /* of the rule that gave it */
+  __u16 reason;      /* enum tpx_reason */
+  __u8 action;       /* enum tpx_action */
+  __u8 fail_mode;    /* enum tpx_fail_mode */
+  __u8 source;       /* enum tpx_source_mode */
+  __u8 mapping;      /* enum tpx_mapping */
+  __u8 worker;       /* chosen worker, where action is proxy or redirect */
+  __u8 fragmentable; /* UDP over IPv4: the flow's last datagram may be fragmented on its way */
+  __u16 pad;
+  __u32 seen_s;         /* CLOCK_MONOTONIC; where the verdict is kept, in tpx_flows */
+  struct tpx_target to; /* where action is redirect */
+};
+TPX_SIZE(struct tpx_verdict, 36);
 
 /* tpx_handoff: what tc decided for a SYN, for sk_lookup a moment later. */
 struct tpx_handoff {
   struct tpx_flow flow;
   struct tpx_verdict verdict;
 };
-TPX_SIZE(struct tpx_handoff, 52);
+TPX_SIZE(struct tpx_handoff, 76);
 
-/* tpx_frags: the fate of a datagram's first fragment, for the later ones. */
+/* tpx_frags: the fate of a datagram's first fragment, for the later ones; and
+ * that of the last first fragment between two addresses, for those that overtake their own. */
 struct tpx_frag_key {
   struct tpx_addr src;
   struct tpx_addr dst;
-  __be32 id;
+  __be32 id; /* 0 where of_pair */
   __u8 proto;
-  __u8 pad[3];
+  __u8 of_pair; /* 1: of the two addresses, not of one datagram */
+  __u8 pad[2];
 };
 TPX_SIZE(struct tpx_frag_key, 40);
 
@@ -136,7 +172,7 @@ enum tpx_effect {
   TPX_EFFECT_PASS = 0,
   TPX_EFFECT_STEER = 1,
   TPX_EFFECT_DROP = 2,
-  TPX_EFFECT_ANSWER = 3, /* turned into a RST and sent back */
+  TPX_EFFECT_ANSWER = 3, /* turned into a RST or an ICMP error and sent back */
 };
 
 /* ---- policy: one generation -------------------------------------------- */
@@ -157,9 +193,11 @@ struct tpx_rule {
   __u8 action;
   __u8 fail_mode;
   __u8 source;
-  __u8 pad[3];
+  __u8 mapping;
+  __u16 pad;
+  struct tpx_target to;
 };
-TPX_SIZE(struct tpx_rule, 8);
+TPX_SIZE(struct tpx_rule, 28);
 
 /* One bit per rule; summary has one bit per non-zero word. */
 struct tpx_bits {
@@ -189,7 +227,7 @@ struct tpx_tables {
   __u32 n_rules;         /* the default rule included, at least 1 */
   __u32 n_prefixes[2];   /* in the trie of each address */
   __u32 miss_class[2];   /* class of an address that no prefix covers */
-  __u32 classify_others; /* 1: a rule may drop or reject something that is not TCP */
+  __u32 classify_others; /* 1: a rule may drop or reject something that is neither TCP nor UDP */
   __u32 pad;
   __u16 proto_class[256];
   __u16 port_class[2][65536]; /* index: port in host byte order */
@@ -201,7 +239,7 @@ struct tpx_tables {
   struct tpx_bits bits[TPX_MAX_CLASSES];
 };
 TPX_SIZE(struct tpx_tables,
-         32 + 512 + 262144 + 8 + TPX_MAX_BLOCKS * 512 + 8192 + 2 * 136 + TPX_MAX_CLASSES * 136);
+         32 + 512 + 262144 + 8 + TPX_MAX_BLOCKS * 512 + TPX_MAX_RULES * 28 + 2 * 136 + TPX_MAX_CLASSES * 136);
 
 /* Inner map of tpx_prefixes (LPM trie); prefixlen counts from bit 0 of the mapped address. */
 struct tpx_prefix_key {
@@ -218,14 +256,16 @@ struct tpx_control {
   __u32 abi_version;
   __u32 generation;
   __u32 n_workers;
-  __u32 listen_port; /* host byte order; 0 while nobody listens */
+  __u32 listen_port; /* host byte order, TCP and UDP; 0 while nobody listens */
+  __u32 udp_flow_s;  /* a UDP flow that is silent for so long is decided anew */
+  __u32 pad;
 };
-TPX_SIZE(struct tpx_control, 16);
+TPX_SIZE(struct tpx_control, 24);
 
 enum tpx_worker_state {
   TPX_WORKER_ABSENT = 0,
   TPX_WORKER_SERVING = 1,
-  TPX_WORKER_FULL = 2,     /* at its session limit: takes no new flow */
+  TPX_WORKER_FULL = 2,     /* at its session limit: takes no new TCP flow */
   TPX_WORKER_DRAINING = 3, /* stopping: takes no new flow */
 };
 
@@ -257,8 +297,14 @@ enum tpx_local_kind {
   TPX_LOCAL_BROADCAST = 2,
 };
 
-/* Index of the listener of (worker, source mode) in tpx_listeners. */
-#define TPX_LISTENER(worker, source) ((worker)*TPX_SOURCE_MODES + (source))
+/* Index of a worker's listener in tpx_listeners. */
+#define TPX_LISTENER(worker, kind) ((worker)*TPX_LISTENER_KINDS + (kind))
+
+/* tpx_devices[ifindex]: which program is attached there. */
+enum tpx_role {
+  TPX_ROLE_LAN = 1,
+  TPX_ROLE_WAN = 2,
+};
 
 #ifdef __cplusplus
 }

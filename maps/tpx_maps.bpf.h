@@ -26,7 +26,7 @@ struct {
 
 struct {
   __uint(type, BPF_MAP_TYPE_SOCKMAP);
-  __uint(max_entries, TPX_MAX_WORKERS *TPX_SOURCE_MODES);
+  __uint(max_entries, TPX_MAX_WORKERS *TPX_LISTENER_KINDS);
   __type(key, __u32);
   __type(value, __u64);
 } tpx_listeners SEC(".maps") __weak;
@@ -79,6 +79,21 @@ struct {
   __type(key, __u32);
   __type(value, __u32);
 } tpx_guard SEC(".maps") __weak;
+
+/* When the next ICMP error may be sent, CLOCK_MONOTONIC; lags behind by what may be sent at once. */
+struct {
+  __uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+  __uint(max_entries, 1);
+  __type(key, __u32);
+  __type(value, __u64);
+} tpx_refusals SEC(".maps") __weak;
+
+struct {
+  __uint(type, BPF_MAP_TYPE_HASH);
+  __uint(max_entries, TPX_MAX_DEVICES);
+  __type(key, __u32);
+  __type(value, __u32);
+} tpx_devices SEC(".maps") __weak;
 
 /* Inner maps give sizes, not types: clang emits only forward declarations for
  * types that are reached through a second pointer, and linking then fails. */

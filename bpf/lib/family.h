@@ -11,22 +11,47 @@
 #define AF_INET 2
 #define AF_INET6 10
 
+/* Fills t and returns its size, which says the family. */
+static __always_inline __u32 tuple_of(const struct tpx_flow *f, struct bpf_sock_tuple *t) {
+  if (addr_is_v4(&f->src)) {
+    t->ipv4.saddr = f->src.w[3];
+    t->ipv4.daddr = f->dst.w[3];
+    t->ipv4.sport = f->sport;
+    t->ipv4.dport = f->dport;
+    return sizeof(t->ipv4);
+  }
+  __builtin_memcpy(t->ipv6.saddr, &f->src, sizeof(t->ipv6.saddr));
+  __builtin_memcpy(t->ipv6.daddr, &f->dst, sizeof(t->ipv6.daddr));
+  t->ipv6.sport = f->sport;
+  t->ipv6.dport = f->dport;
+  return sizeof(t->ipv6);
+}
+
 /* The socket that a packet of this flow belongs to; NULL or a reference to release. */
 static __always_inline struct bpf_sock *lookup_tcp(struct __sk_buff *skb, const struct tpx_flow *f) {
   struct bpf_sock_tuple t = {};
+  __u32 size = tuple_of(f, &t);
 
-  if (addr_is_v4(&f->src)) {
-    t.ipv4.saddr = f->src.w[3];
-    t.ipv4.daddr = f->dst.w[3];
-    t.ipv4.sport = f->sport;
-    t.ipv4.dport = f->dport;
-    return bpf_skc_lookup_tcp(skb, &t, sizeof(t.ipv4), BPF_F_CURRENT_NETNS, 0);
+  return bpf_skc_lookup_tcp(skb, &t, size, BPF_F_CURRENT_NETNS, 0);
+}
+
+static __always_inline struct bpf_sock *lookup_udp(struct __sk_buff *skb, const struct tpx_flow *f) {
+  struct bpf_sock_tuple t = {};
+  __u32 size = tuple_of(f, &t);
+
+  return bpf_sk_lookup_udp(skb, &t, size, BPF_F_CURRENT_NETNS, 0);
+}
+
+/* To this address and no other; an AF_INET6 socket has both its forms of an IPv4 address. */
+static __always_inline int is_bound_to(const struct bpf_sock *sk, const struct tpx_addr *a) {
+  if (addr_is_v4(a)) {
+    __be32 v4 = sk->src_ip4;
+
+    asm volatile("" : "+r"(v4)); /* as below: no computed pointer into the socket */
+    return v4 == a->w[3];
   }
-  __builtin_memcpy(t.ipv6.saddr, &f->src, sizeof(t.ipv6.saddr));
-  __builtin_memcpy(t.ipv6.daddr, &f->dst, sizeof(t.ipv6.daddr));
-  t.ipv6.sport = f->sport;
-  t.ipv6.dport = f->dport;
-  return bpf_skc_lookup_tcp(skb, &t, sizeof(t.ipv6), BPF_F_CURRENT_NETNS, 0);
+  return sk->src_ip6[0] == a->w[0] && sk->src_ip6[1] == a->w[1] && sk->src_ip6[2] == a->w[2] &&
+         sk->src_ip6[3] == a->w[3];
 }
 
 static __always_inline void flow_from_lookup(const struct bpf_sk_lookup *ctx, struct tpx_flow *f) {

@@ -13,6 +13,7 @@
 #include <linux/ip.h>
 #include <linux/ipv6.h>
 #include <linux/tcp.h>
+#include <linux/udp.h>
 
 #include "address.h"
 #include "tpx_abi.h"
@@ -27,7 +28,8 @@
 
 enum packet_kind {
   PACKET_TCP,            /* flow and tcp are complete */
-  PACKET_OTHER,          /* another protocol; ports only for UDP */
+  PACKET_UDP,            /* flow and udp are complete */
+  PACKET_OTHER,          /* another protocol; ports only for UDP-Lite */
   PACKET_ICMP_ERROR,     /* quoted is complete */
   PACKET_LATER_FRAGMENT, /* no ports in it; frag_id set */
   PACKET_OPAQUE,         /* ports out of reach: tiny first fragment, endless header chain; the latter
@@ -42,7 +44,9 @@ struct packet {
   } ip; /* copy of the fixed header, for the SYN cookie check */
   union {
     struct tcphdr tcp;
-    struct tpx_flow quoted; /* of an ICMP error: the TCP packet, turned round, as its peer would send */
+    struct udphdr udp;
+    struct tpx_flow
+        quoted; /* of an ICMP error: the TCP or UDP packet, turned round, as its peer would send */
   };
   __u32 end; /* of the datagram; what follows is padding */
   __be32 frag_id;
@@ -50,6 +54,10 @@ struct packet {
   __u8 kind;           /* enum packet_kind */
   __u8 first_fragment; /* more fragments follow this one */
   __u8 rewrites_tcp;   /* later fragment that lies over the TCP header of the first */
+  __u8
+      frag_proto; /* what every fragment of the datagram says: IPv6, the first header behind the fragment's */
+  __u8 may_fragment; /* IPv4 without DF */
+  __u8 unanswerable; /* an ICMP error, or a redirect: no ICMP error may be sent about it */
 };
 
 /* Return value of the parsing steps: go on, or the reason to stop with. */
@@ -116,9 +124,14 @@ __weak __noinline int tpx_judge_options(const struct ipv4_options *options, __u3
 static __noinline int parse_v4_options(struct __sk_buff *skb, __u32 offset, __u32 len) {
   struct ipv4_options options = {};
 
-  /* The compiler knows that four bits cannot give more; the verifier needs to see the check. */
+  /*
+   * The compiler knows that four bits cannot give more; the verifier needs to
+   * see the checks, each by itself, and learns nothing from len != 0 (6.1).
+   */
   asm volatile("" : "+r"(len));
-  if (len == 0 || len > IPV4_OPTIONS_MAX) return TPX_R_MALFORMED;
+  if (len < 4) return TPX_R_MALFORMED;
+  asm volatile("" : "+r"(len));
+  if (len > IPV4_OPTIONS_MAX) return TPX_R_MALFORMED;
   if (ctx_load(skb, offset, &options, len)) return TPX_R_MALFORMED;
   return tpx_judge_options(&options, len);
 }
@@ -146,6 +159,8 @@ static __always_inline int parse_v4(struct __sk_buff *skb, __u32 *offset, struct
   *offset += header_len;
   frag = bpf_ntohs(ip->frag_off);
   p->frag_id = ip->id;
+  p->frag_proto = ip->protocol;
+  p->may_fragment = !(frag & 0x4000);
   p->first_fragment = (frag & 0x2000) != 0;
   if (frag & 0x1fff) p->kind = PACKET_LATER_FRAGMENT;
   /* RFC 3128. IPv6 receivers refuse fragments that overlap (RFC 5722). */
@@ -178,6 +193,7 @@ static __noinline int parse_v6_extensions(struct __sk_buff *skb, __u32 *offset_o
       __u16 frag = (__u16)h.routing_type << 8 | h.segments_left;
 
       p->frag_id = h.frag_id;
+      p->frag_proto = h.next;
       p->first_fragment = frag & 1;
       if (frag & ~7) {
         p->kind = PACKET_LATER_FRAGMENT;
@@ -217,6 +233,12 @@ static __always_inline int is_icmp_error(const struct packet *p, __u8 type) {
   return p->flow.proto == IPPROTO_ICMP && (type == 3 || type == 4 || type == 11 || type == 12);
 }
 
+/* RFC 1122, 3.2.2 and RFC 4443, 2.4 (e): those, source quench and redirects are never answered. */
+static __always_inline int is_unanswerable_icmp(const struct packet *p, __u8 type) {
+  if (p->is_v6) return type < 128 || type == 137;
+  return is_icmp_error(p, type) || type == 5;
+}
+
 /*
  * The quoted packet is one that a local socket sent: its source is the socket's
  * own address. Turned round it is the tuple of a packet to that socket.
@@ -224,30 +246,52 @@ static __always_inline int is_icmp_error(const struct packet *p, __u8 type) {
  */
 static __noinline int parse_icmp_quote(struct __sk_buff *skb, __u32 offset, struct packet *p) {
   __be16 ports[2];
+  __u8 proto;
 
   if (p->is_v6) {
     struct ipv6hdr ip;
 
-    if (load_header(skb, p, offset, &ip, sizeof(ip)) || ip.version != 6 || ip.nexthdr != IPPROTO_TCP)
-      return PARSED;
+    if (load_header(skb, p, offset, &ip, sizeof(ip)) || ip.version != 6) return PARSED;
+    proto = ip.nexthdr;
     __builtin_memcpy(&p->quoted.src, &ip.daddr, sizeof(p->quoted.src));
     __builtin_memcpy(&p->quoted.dst, &ip.saddr, sizeof(p->quoted.dst));
     offset += sizeof(ip);
   } else {
     struct iphdr ip;
 
-    if (load_header(skb, p, offset, &ip, sizeof(ip)) || ip.version != 4 || ip.protocol != IPPROTO_TCP ||
-        ip.ihl < 5 || (ip.frag_off & bpf_htons(0x1fff)))
+    if (load_header(skb, p, offset, &ip, sizeof(ip)) || ip.version != 4 || ip.ihl < 5 ||
+        (ip.frag_off & bpf_htons(0x1fff)))
       return PARSED;
+    proto = ip.protocol;
     p->quoted.src = addr_from_v4(ip.daddr);
     p->quoted.dst = addr_from_v4(ip.saddr);
     offset += ip.ihl * 4;
   }
+  if (proto != IPPROTO_TCP && proto != IPPROTO_UDP) return PARSED;
   if (load_header(skb, p, offset, ports, sizeof(ports))) return PARSED;
   p->quoted.sport = ports[1];
   p->quoted.dport = ports[0];
-  p->quoted.proto = IPPROTO_TCP;
+  p->quoted.proto = proto;
   p->kind = PACKET_ICMP_ERROR;
+  return PARSED;
+}
+
+/*
+ * A length that receivers refuse is the stack's matter. IPv6 ones take 0 for a
+ * datagram that goes on to the end of its packet (RFC 2675).
+ */
+static __always_inline int parse_udp(struct __sk_buff *skb, __u32 offset, struct packet *p) {
+  __u32 len;
+
+  if (load_header(skb, p, offset, &p->udp, sizeof(p->udp))) return truncated(p);
+  len = bpf_ntohs(p->udp.len);
+  if (!(len == 0 && p->is_v6)) {
+    if (len < sizeof(p->udp)) return TPX_R_MALFORMED;
+    if (!p->first_fragment && offset + len > p->end) return TPX_R_MALFORMED;
+  }
+  p->kind = PACKET_UDP;
+  p->flow.sport = p->udp.source;
+  p->flow.dport = p->udp.dest;
   return PARSED;
 }
 
@@ -260,8 +304,9 @@ static __always_inline int parse_transport(struct __sk_buff *skb, __u32 offset, 
     p->flow.dport = p->tcp.dest;
     return PARSED;
   }
+  if (p->flow.proto == IPPROTO_UDP) return parse_udp(skb, offset, p);
   p->kind = PACKET_OTHER;
-  if (p->flow.proto == IPPROTO_UDP || p->flow.proto == IPPROTO_UDPLITE) {
+  if (p->flow.proto == IPPROTO_UDPLITE) {
     __be16 ports[2];
 
     if (load_header(skb, p, offset, ports, sizeof(ports))) return truncated(p);
@@ -271,6 +316,7 @@ static __always_inline int parse_transport(struct __sk_buff *skb, __u32 offset, 
     __u8 type;
 
     if (load_header(skb, p, offset, &type, 1)) return truncated(p);
+    p->unanswerable = is_unanswerable_icmp(p, type);
     if (is_icmp_error(p, type)) return parse_icmp_quote(skb, offset + 8, p);
   }
   return PARSED;

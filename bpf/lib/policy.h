@@ -109,6 +109,17 @@ static __noinline __u32 first_common_rule(const struct tpx_bits *a, const struct
   return TPX_MAX_RULES;
 }
 
+static __always_inline void verdict_of_rule(const struct tpx_tables *t, __u32 index, struct tpx_verdict *v) {
+  const struct tpx_rule *rule = &t->rules[index & (TPX_MAX_RULES - 1)];
+
+  v->counter = rule->counter;
+  v->action = rule->action;
+  v->fail_mode = rule->fail_mode;
+  v->source = rule->source;
+  v->mapping = rule->mapping;
+  v->to = rule->to;
+}
+
 /* Returns 0 and fills v, or -1 when there is no policy to ask. */
 __weak __noinline int tpx_evaluate(const struct tpx_flow *flow, struct tpx_verdict *v) {
   __u32 generation = live_generation();
@@ -124,10 +135,24 @@ __weak __noinline int tpx_evaluate(const struct tpx_flow *flow, struct tpx_verdi
   dport = bits_of(t, t->port_class[TPX_DIM_DPORT][bpf_ntohs(flow->dport)]);
   rule = first_common_rule(src, dst, proto, sport, dport);
   if (rule >= TPX_MAX_RULES) return -1;
-  v->counter = t->rules[rule].counter;
-  v->action = t->rules[rule].action;
-  v->fail_mode = t->rules[rule].fail_mode;
-  v->source = t->rules[rule].source;
+  verdict_of_rule(t, rule, v);
+  return 0;
+}
+
+/* As tpx_evaluate, for a packet whose ports are unknown; -1 also where the verdict depends on them. */
+__weak __noinline int tpx_eval_portless(const struct tpx_flow *flow, struct tpx_verdict *v) {
+  __u32 generation = live_generation();
+  struct tpx_tables *t = tables_of(generation);
+  const struct tpx_bits *src, *dst, *proto;
+  __u32 rule;
+
+  if (!t || !flow || !v) return -1;
+  src = bits_of(t, prefix_class(t, generation, TPX_DIM_SRC, &flow->src));
+  dst = bits_of(t, prefix_class(t, generation, TPX_DIM_DST, &flow->dst));
+  proto = bits_of(t, t->proto_class[flow->proto]);
+  rule = first_common_rule(src, dst, proto, proto, proto);
+  if (rule >= TPX_MAX_RULES || !(t->portless.word[rule / 64] & 1ULL << rule % 64)) return -1;
+  verdict_of_rule(t, rule, v);
   return 0;
 }
 

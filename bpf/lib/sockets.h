@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
 /*
  * The socket table is the exact memory of TCP flows: whatever a local socket
- * owns is ours, whatever none owns began direct and stays direct.
+ * owns is ours, whatever none owns began direct and stays direct. Of UDP it
+ * tells which addresses and ports the proxy has borrowed.
  */
 #pragma once
 
@@ -51,19 +52,47 @@ static __noinline int tcp_owner(struct __sk_buff *skb, const struct tpx_flow *fl
 }
 
 /*
+ * The proxy binds to a foreign address and port to speak for it; whoever listens
+ * on every address owns nothing of what is addressed to others. Here the guard
+ * makes our sk_lookup program pass, because the kernel looks for bound sockets
+ * that are not connected only after it.
+ *
+ * Sockets that answer clients from a server's address bear the steering mark, as
+ * on TCP's side of the clients. They own what is said about their datagrams
+ * (`of_clients_side`), and nothing that is addressed to the server.
+ */
+static __noinline int udp_owner(struct __sk_buff *skb, const struct tpx_flow *flow, int of_clients_side) {
+  struct bpf_sock *sk;
+  int bound;
+
+  if (!flow) return OWNED_BY_NONE;
+  set_guard(1);
+  sk = lookup_udp(skb, flow);
+  set_guard(0);
+  if (!sk) return OWNED_BY_NONE;
+  bound = is_bound_to(sk, &flow->dst) &&
+          ((sk->mark & tpx_mark_mask) == tpx_steer_mark) == !!of_clients_side;
+  bpf_sk_release(sk);
+  return bound ? OWNED_BY_SOCKET : OWNED_BY_NONE;
+}
+
+/*
  * Under a SYN flood the handshake's memory is in the client's ACK. Any listener
  * can judge it: they form one SO_REUSEPORT group, which shares the time of the
  * last overflow, and the secret is the namespace's.
  */
 static __noinline int is_valid_cookie(struct packet *p) {
+  struct tpx_control *control = control_block();
   struct bpf_sock *sk = 0;
-  __u32 index = 0;
   long verdict;
 
-  if (!p || !p->tcp.ack || p->tcp.syn || p->tcp.rst) return 0;
-  for (int worker = 0; worker < 4 && !sk; worker++) {
-    index = TPX_LISTENER(worker, TPX_SOURCE_MASQUERADE);
+  if (!p || !control || !p->tcp.ack || p->tcp.syn || p->tcp.rst) return 0;
+  for (__u32 worker = 0; worker < TPX_MAX_WORKERS; worker++) {
+    __u32 index = TPX_LISTENER(worker, TPX_LISTENER_TCP_MASQUERADE);
+
+    if (worker >= control->n_workers) break;
     sk = bpf_map_lookup_elem(&tpx_listeners, &index);
+    if (sk) break;
   }
   if (!sk) return 0;
   verdict = bpf_tcp_check_syncookie(sk, &p->ip, p->is_v6 ? sizeof(p->ip.v6) : sizeof(p->ip.v4), &p->tcp,

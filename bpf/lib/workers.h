@@ -30,10 +30,38 @@ static __always_inline __u32 flow_hash(const struct tpx_flow *f) {
   return h >> 32 ^ h >> 17;
 }
 
+/* Which of a worker's listeners a flow comes to. */
+__weak __noinline int tpx_listener_kind(const struct tpx_flow *flow, const struct tpx_verdict *v) {
+  int redirected, preserved;
+
+  if (!flow || !v) return TPX_LISTENER_TCP_MASQUERADE;
+  redirected = v->action == TPX_ACTION_REDIRECT;
+  preserved = v->source == TPX_SOURCE_PRESERVE;
+  if (flow->proto == IPPROTO_UDP) {
+    if (redirected || v->mapping == TPX_MAPPING_ADDRESS_AND_PORT_DEPENDENT) return TPX_LISTENER_UDP_PAIR;
+    return preserved ? TPX_LISTENER_UDP_PRESERVE : TPX_LISTENER_UDP_MASQUERADE;
+  }
+  if (redirected) return TPX_LISTENER_TCP_REDIRECT;
+  return preserved ? TPX_LISTENER_TCP_PRESERVE : TPX_LISTENER_TCP_MASQUERADE;
+}
+
+/* All UDP flows of a client's endpoint share an upstream port, so one worker has them. */
+__weak __noinline __u32 tpx_worker_hash(const struct tpx_flow *flow) {
+  struct tpx_flow endpoint;
+
+  if (!flow) return 0;
+  endpoint = *flow;
+  if (flow->proto == IPPROTO_UDP) {
+    __builtin_memset(&endpoint.dst, 0, sizeof(endpoint.dst));
+    endpoint.dport = 0;
+  }
+  return flow_hash(&endpoint);
+}
+
 /* Listening sockets are freed by RCU and not counted: the release costs nothing
  * but tells the verifier that we are done. */
-static __always_inline int has_listener(__u32 worker, __u32 source) {
-  __u32 index = TPX_LISTENER(worker, source);
+static __always_inline int has_listener(__u32 worker, __u32 kind) {
+  __u32 index = TPX_LISTENER(worker, kind);
   struct bpf_sock *sk;
 
   sk = bpf_map_lookup_elem(&tpx_listeners, &index);
@@ -42,15 +70,17 @@ static __always_inline int has_listener(__u32 worker, __u32 source) {
   return 1;
 }
 
-__weak __noinline int tpx_availability(__u32 worker, __u32 source, __u64 now) {
+__weak __noinline int tpx_availability(__u32 worker, __u32 kind, __u64 now) {
   struct tpx_worker *w = bpf_map_lookup_elem(&tpx_workers, &worker);
   __u32 state;
 
   if (!w) return WORKERS_DOWN;
   state = *(volatile __u32 *)&w->state;
   if (state == TPX_WORKER_ABSENT || *(volatile __u64 *)&w->deadline_ns < now) return WORKERS_DOWN;
-  if (!has_listener(worker, source)) return WORKERS_DOWN;
-  return state == TPX_WORKER_SERVING ? WORKER_FOUND : WORKERS_BUSY;
+  if (!has_listener(worker, kind)) return WORKERS_DOWN;
+  if (state == TPX_WORKER_SERVING) return WORKER_FOUND;
+  /* The sessions of TCP are full: those of UDP make room by themselves, the oldest goes. */
+  return state == TPX_WORKER_FULL && kind >= TPX_LISTENER_UDP_MASQUERADE ? WORKER_FOUND : WORKERS_BUSY;
 }
 
 /*
@@ -61,19 +91,20 @@ __weak __noinline int tpx_availability(__u32 worker, __u32 source, __u64 now) {
 __weak __noinline int tpx_pick_worker(const struct tpx_flow *flow, struct tpx_verdict *v) {
   struct tpx_control *control = control_block();
   __u64 now = bpf_ktime_get_ns();
-  __u32 n, first, seen = 0;
+  __u32 n, first, kind, seen = 0;
 
   if (!control || !flow || !v) return WORKERS_DOWN;
   n = control->n_workers;
   if (!n || n > TPX_MAX_WORKERS) return WORKERS_DOWN;
-  first = flow_hash(flow) % n;
+  first = tpx_worker_hash(flow) % n;
+  kind = tpx_listener_kind(flow, v);
   for (__u32 i = 0; i < TPX_MAX_WORKERS; i++) {
     __u32 worker;
     int a;
 
     if (i >= n) break;
     worker = (first + i) % n;
-    a = tpx_availability(worker, v->source & 1, now);
+    a = tpx_availability(worker, kind, now);
     if (a == WORKER_FOUND) {
       v->worker = worker;
       return WORKER_FOUND;

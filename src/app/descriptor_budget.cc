@@ -7,32 +7,43 @@ namespace tpx::app {
 namespace {
 
 constexpr uint64_t kPerProcess = 64;  // standard streams, maps, links, netlink, signals
-constexpr uint64_t kPerWorker = 16;   // ring, listeners, epoll, eventfd, a reserve for accept
+constexpr uint64_t kPerWorker = 24;   // ring, listeners, epoll, eventfd, raw sockets, a reserve for accept
 constexpr uint64_t kPerSession = 2;
 constexpr uint64_t kPerPipe = 2;
 // What "as many as possible" means at most where the limit is very high.
 constexpr uint64_t kMostSessions = 1'000'000;
 
-}  // namespace
-
-uint64_t DescriptorsFor(uint32_t workers, uint32_t sessions, uint32_t pipes_per_worker) {
-  return kPerProcess + workers * (kPerWorker + kPerPipe * pipes_per_worker) + kPerSession * sessions;
+uint32_t PerWorker(uint64_t possible, uint64_t wanted, uint32_t workers) {
+  const uint64_t all = std::min(possible, wanted == 0 ? kMostSessions : wanted);
+  return static_cast<uint32_t>(std::max<uint64_t>(1, all / workers));
 }
 
-DescriptorBudget DivideDescriptors(uint64_t limit, uint32_t workers, uint32_t wanted_sessions,
-                                   uint32_t wanted_pipes) {
+}  // namespace
+
+uint64_t DescriptorsFor(const DescriptorWishes& w) {
+  return kPerProcess + w.workers * (kPerWorker + kPerPipe * w.pipes + w.reply_sockets) +
+         kPerSession * w.sessions + w.udp_sessions;
+}
+
+DescriptorBudget DivideDescriptors(uint64_t limit, const DescriptorWishes& wishes) {
+  const uint32_t workers = wishes.workers;
   DescriptorBudget budget;
-  uint64_t fixed = kPerProcess + workers * kPerWorker;
+  const uint64_t fixed = kPerProcess + workers * kPerWorker;
   uint64_t room = limit > fixed ? limit - fixed : 0;
-  // Pipes may take a quarter of the room: copying works without them.
-  budget.pipes_per_worker =
-      static_cast<uint32_t>(std::min<uint64_t>(wanted_pipes, room / 4 / (kPerPipe * workers)));
-  room -= workers * kPerPipe * budget.pipes_per_worker;
-  uint64_t possible = room / kPerSession;
-  uint64_t wanted = wanted_sessions == 0 ? kMostSessions : wanted_sessions;
-  budget.lowered = wanted_sessions != 0 && possible < wanted;
-  uint64_t sessions = std::min(possible, wanted);
-  budget.sessions_per_worker = static_cast<uint32_t>(std::max<uint64_t>(1, sessions / workers));
+  // A quarter of the room at most for pipes, because copying works without them,
+  // and a sixteenth for sockets that answer, because those can be made again.
+  budget.pipes = static_cast<uint32_t>(std::min<uint64_t>(wishes.pipes, room / 4 / (kPerPipe * workers)));
+  budget.reply_sockets = static_cast<uint32_t>(
+      std::max<uint64_t>(1, std::min<uint64_t>(wishes.reply_sockets, room / 16 / workers)));
+  room -= std::min<uint64_t>(room, workers * (kPerPipe * budget.pipes + budget.reply_sockets));
+  budget.descriptors = static_cast<uint32_t>(std::max<uint64_t>(kPerSession + 1, room / workers));
+  // Where only one kind is limited the other may have what is left.
+  const uint64_t share = room - room / 8;
+  const uint64_t possible = wishes.sessions == 0 ? share / kPerSession : room / kPerSession;
+  const uint64_t udp_possible = wishes.udp_sessions == 0 ? share : room;
+  budget.lowered = wishes.sessions > possible || wishes.udp_sessions > udp_possible;
+  budget.sessions = PerWorker(possible, wishes.sessions, workers);
+  budget.udp_sessions = PerWorker(udp_possible, wishes.udp_sessions, workers);
   return budget;
 }
 

@@ -14,6 +14,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "descriptor_budget.h"
+#include "kernel_decisions.h"
 #include "signals.h"
 #include "tpx/base/log.h"
 #include "tpx/control/attached.h"
@@ -49,10 +50,23 @@ UniqueFd OpenConntrackCount() {
   return UniqueFd(open("/proc/sys/net/netfilter/nf_conntrack_count", O_RDONLY | O_CLOEXEC));
 }
 
+uint32_t SessionsPerClient(const policy::Proxy& proxy, const DescriptorBudget& budget) {
+  const uint32_t wanted = proxy.max_udp_sessions_per_client;
+  return wanted != 0 ? wanted : std::max(1U, budget.udp_sessions / 4);
+}
+
+// The kernel side forgets a flow after the last session that serves it.
+uint32_t UdpFlowSeconds(const policy::Timeouts& t) {
+  return (std::max({t.udp_one_way_ms, t.udp_answered_ms, t.udp_stream_ms}) + 999) / 1000;
+}
+
 class Gateway {
  public:
-  Gateway(control::Attached attached, const policy::Config& config)
-      : attached_(std::move(attached)), config_(config), conntrack_count_(OpenConntrackCount()) {}
+  Gateway(control::Attached attached, KernelDecisions decisions, const policy::Config& config)
+      : attached_(std::move(attached)),
+        decisions_(std::move(decisions)),
+        config_(config),
+        conntrack_count_(OpenConntrackCount()) {}
 
   ~Gateway() {
     StopAll();
@@ -75,6 +89,7 @@ class Gateway {
   void Join();
 
   control::Attached attached_;
+  KernelDecisions decisions_;
   const policy::Config config_;
   UniqueFd conntrack_count_;
   std::vector<std::unique_ptr<data::Worker>> workers_;
@@ -86,13 +101,19 @@ class Gateway {
 
 DescriptorBudget Gateway::FitLimits(uint32_t workers) {
   const policy::Proxy& proxy = config_.proxy;
-  uint64_t wanted = proxy.max_sessions != 0 ? DescriptorsFor(workers, proxy.max_sessions, proxy.pipes) : 0;
-  uint64_t limit = sys::RaiseDescriptorLimit(wanted);
-  DescriptorBudget budget = DivideDescriptors(limit, workers, proxy.max_sessions, proxy.pipes);
+  const DescriptorWishes wishes{.workers = workers,
+                                .sessions = proxy.max_sessions,
+                                .udp_sessions = proxy.max_udp_sessions,
+                                .pipes = proxy.pipes,
+                                .reply_sockets = proxy.udp_reply_sockets};
+  const bool bounded = wishes.sessions != 0 && wishes.udp_sessions != 0;
+  const uint64_t wanted = bounded ? DescriptorsFor(wishes) : 0;
+  const uint64_t limit = sys::RaiseDescriptorLimit(wanted);
+  const DescriptorBudget budget = DivideDescriptors(limit, wishes);
   if (budget.lowered)
-    LogWarning("the descriptor limit is ", limit, " and cannot be raised to ", wanted,
-               ": the session limit is lowered from ", proxy.max_sessions, " to ",
-               budget.sessions_per_worker * workers, "; raise LimitNOFILE= or ulimit -n");
+    LogWarning("the descriptor limit is ", limit, " and cannot be raised to ", DescriptorsFor(wishes),
+               ": the session limits are lowered to ", budget.sessions * workers, " (TCP) and ",
+               budget.udp_sessions * workers, " (UDP); raise LimitNOFILE= or ulimit -n");
   return budget;
 }
 
@@ -100,20 +121,28 @@ data::WorkerOptions Gateway::OptionsFor(uint32_t id, const DescriptorBudget& bud
   const policy::Timeouts& t = config_.proxy.timeouts;
   return {.id = id,
           .listen_port = port,
-          .max_sessions = budget.sessions_per_worker,
-          .max_pipes = budget.pipes_per_worker,
+          .max_sessions = budget.sessions,
+          .max_pipes = budget.pipes,
+          .max_udp_sessions = budget.udp_sessions,
+          .max_udp_sessions_per_client = SessionsPerClient(config_.proxy, budget),
+          .max_udp_reply_sockets = budget.reply_sockets,
+          .max_descriptors = budget.descriptors,
           .steer_mark = config_.steering.steer_mark,
           .own_mark = config_.steering.own_mark,
           .connect_ms = t.connect_ms,
           .idle_ms = t.idle_ms,
           .half_closed_ms = t.half_closed_ms,
+          .udp_one_way_ms = t.udp_one_way_ms,
+          .udp_answered_ms = t.udp_answered_ms,
+          .udp_stream_ms = t.udp_stream_ms,
           .drain_ms = t.drain_ms,
           .lease_ms = t.lease_ms,
           .keepalive_idle_s = t.keepalive_idle_s,
           .keepalive_interval_s = t.keepalive_interval_s,
           .keepalive_count = t.keepalive_count,
           .shared = attached_.worker(id),
-          .conntrack_count_fd = conntrack_count_.get()};
+          .conntrack_count_fd = conntrack_count_.get(),
+          .decisions = &decisions_};
 }
 
 // Returns when all of them serve: threads may begin to run much later than they are made.
@@ -145,12 +174,15 @@ absl::Status Gateway::Start() {
     workers_.push_back(std::move(worker));
   }
   TPX_RETURN_IF_ERROR(StartThreads());
-  for (uint32_t id = 0; id < count; id++)
-    for (auto source : {TPX_SOURCE_MASQUERADE, TPX_SOURCE_PRESERVE})
-      TPX_RETURN_IF_ERROR(attached_.SetListener(id, source, workers_[id]->listener_fd(source)));
-  attached_.SetProxy(count, port);
-  LogInfo("serving with ", count, count == 1 ? " worker" : " workers", ", at most ",
-          budget.sessions_per_worker * count, " sessions");
+  for (uint32_t id = 0; id < count; id++) {
+    for (uint32_t i = 0; i < TPX_LISTENER_KINDS; i++) {
+      const auto kind = static_cast<tpx_listener>(i);
+      TPX_RETURN_IF_ERROR(attached_.SetListener(id, kind, workers_[id]->listener_fd(kind)));
+    }
+  }
+  attached_.SetProxy({.workers = count, .port = port, .udp_flow_s = UdpFlowSeconds(config_.proxy.timeouts)});
+  LogInfo("serving with ", count, count == 1 ? " worker" : " workers", ", at most ", budget.sessions * count,
+          " TCP and ", budget.udp_sessions * count, " UDP sessions");
   return absl::OkStatus();
 }
 
@@ -250,7 +282,8 @@ absl::Status RunGateway(const control::Paths& paths, const Source& source) {
   if (!lock.ok()) return Annotate(lock.status(), "a proxy of this instance is already running");
   TPX_RETURN_IF_ERROR(EnsureLoaded(paths, source));
   TPX_ASSIGN_OR_RETURN(auto attached, control::Attached::Open(paths));
-  Gateway gateway(std::move(attached), source.config);
+  TPX_ASSIGN_OR_RETURN(auto decisions, KernelDecisions::Open(paths.pins));
+  Gateway gateway(std::move(attached), std::move(decisions), source.config);
   TPX_RETURN_IF_ERROR(gateway.Start());
   return gateway.Serve(signals.get());
 }

@@ -7,7 +7,7 @@ namespace tpx::app {
 namespace {
 
 const char* Name(tpx_action action) {
-  constexpr const char* kNames[] = {"bypass", "proxy", "drop", "reject"};
+  constexpr const char* kNames[] = {"bypass", "proxy", "drop", "reject", "redirect"};
   return kNames[action];
 }
 
@@ -21,11 +21,20 @@ const char* Name(tpx_source_mode source) {
   return kNames[source];
 }
 
+const char* Name(tpx_mapping mapping) {
+  constexpr const char* kNames[] = {"endpoint-independent", "address-and-port-dependent"};
+  return kNames[mapping];
+}
+
 RuleView ViewOf(const policy::Rule& rule) {
   RuleView view{.name = rule.name, .action = Name(rule.action)};
-  if (rule.action == TPX_ACTION_PROXY) {
-    view.fail_mode = Name(rule.fail_mode);
-    view.source = Name(rule.source);
+  if (!rule.is_proxied()) return view;
+  view.fail_mode = Name(rule.fail_mode);
+  view.source = Name(rule.source);
+  if (rule.action == TPX_ACTION_REDIRECT) {
+    view.target = rule.target.ToString();
+  } else if (rule.mapping != TPX_MAPPING_ENDPOINT_INDEPENDENT) {
+    view.mapping = Name(rule.mapping);
   }
   return view;
 }
@@ -35,7 +44,7 @@ RuleView ViewOf(const policy::Rule& rule) {
 absl::StatusOr<GatewayView> ReadGateway(const control::Paths& paths) {
   GatewayView view;
   TPX_ASSIGN_OR_RETURN(view.state, control::Snapshot(paths));
-  if (!view.state.loaded) return view;
+  if (!view.state.loaded || view.foreign()) return view;
   TPX_ASSIGN_OR_RETURN(control::StoredConfig stored, control::LoadedConfig(paths));
   std::vector<std::optional<uint32_t>> counters;
   for (const policy::Rule& rule : stored.config.policy.rules) {

@@ -71,7 +71,7 @@ void Print(const app::GatewayView& view, Env& env) {
   PrintReasons(view, "lookup", "lookups, by what became of them at sk_lookup", env);
   env.out << "new flows, by rule (policy generation " << view.counts.generation << ")\n";
   for (size_t i = 0; i < view.counts.rules.size(); i++)
-    env.out << absl::StrFormat("  %14s  %-6s %s\n", Grouped(view.counts.rules[i].packets),
+    env.out << absl::StrFormat("  %14s  %-8s %s\n", Grouped(view.counts.rules[i].packets),
                                view.rules[i].action, view.rules[i].name);
   env.out << "proxy, all workers\n";
   Totals totals = Sum(view.counts.workers);
@@ -89,6 +89,7 @@ int RunCounters(const Options& options, Env& env) {
   if (!view.ok()) return Fail(env, view.status());
   if (!view->state.loaded)
     return Fail(env, absl::NotFoundError("nothing is loaded; 'tpx-bpf load' or 'tpx-bpf run' does that"));
+  if (view->foreign()) return Fail(env, absl::FailedPreconditionError(view->state.problems.front()));
   if (options.json)
     env.out << ToJson(*view).dump(2) << '\n';
   else

@@ -37,6 +37,8 @@ Json RulesToJson(const app::GatewayView& view) {
     Json entry = {{"name", rule.name}, {"action", rule.action}};
     if (*rule.fail_mode != '\0') entry["on_proxy_down"] = rule.fail_mode;
     if (*rule.source != '\0') entry["source"] = rule.source;
+    if (*rule.mapping != '\0') entry["mapping"] = rule.mapping;
+    if (!rule.target.empty()) entry["target"] = rule.target;
     rules.push_back(entry);
   }
   return rules;
@@ -48,7 +50,8 @@ Json ProxyToJson(const app::GatewayView& view) {
     workers.push_back({{"id", w.id},
                        {"state", observe::WorkerStateName(w.state)},
                        {"lease_ms_left", w.state == TPX_WORKER_ABSENT ? 0 : w.lease_left_ms},
-                       {"sessions", w.counters[TPX_C_SESSIONS]}});
+                       {"sessions", w.counters[TPX_C_SESSIONS]},
+                       {"udp_sessions", w.counters[TPX_C_UDP_SESSIONS]}});
   return {{"running", view.running()},
           {"pid", view.proxy_pid()},
           {"listen_port", view.running() ? view.counts.listen_port : 0},
@@ -80,15 +83,20 @@ void PrintDevices(const control::StateSnapshot& state, Env& env) {
                                           : "gone");
 }
 
+// "to 192.0.2.1:53, closed when the proxy is down"
+std::string Details(const app::RuleView& rule) {
+  if (*rule.fail_mode == '\0') return "";
+  std::string details = rule.target.empty() ? rule.source : absl::StrCat("to ", rule.target);
+  if (*rule.mapping != '\0') absl::StrAppend(&details, ", ", rule.mapping);
+  return absl::StrCat(details, ", ", rule.fail_mode, " when the proxy is down");
+}
+
 void PrintRules(const app::GatewayView& view, Env& env) {
   env.out << "rules (policy generation " << view.state.generation << ")\n";
   for (size_t i = 0; i < view.rules.size(); i++) {
     const app::RuleView& rule = view.rules[i];
-    std::string details;
-    if (*rule.fail_mode != '\0')
-      details = absl::StrCat(rule.source, ", ", rule.fail_mode, " when the proxy is down");
-    env.out << absl::StrFormat("  %-20s %-7s %10s new flows  %s\n", rule.name, rule.action,
-                               Grouped(view.counts.rules[i].packets), details);
+    env.out << absl::StrFormat("  %-20s %-8s %10s new flows  %s\n", rule.name, rule.action,
+                               Grouped(view.counts.rules[i].packets), Details(rule));
   }
 }
 
@@ -103,9 +111,11 @@ void PrintProxy(const app::GatewayView& view, Env& env) {
     std::string lease =
         w.alive() ? absl::StrCat("lease runs for ", w.lease_left_ms, " ms")
                   : absl::StrCat("LEASE RAN OUT ", -w.lease_left_ms, " ms ago: hung, gets no new flow");
-    env.out << absl::StrFormat("  worker %-3u  %-8s  %s sessions, %s up, %s down, %s\n", w.id,
+    env.out << absl::StrFormat("  worker %-3u  %-8s  %s TCP and %s UDP sessions, %s up, %s down, %s\n", w.id,
                                observe::WorkerStateName(w.state), Grouped(w.counters[TPX_C_SESSIONS]),
-                               Bytes(w.counters[TPX_C_BYTES_UP]), Bytes(w.counters[TPX_C_BYTES_DOWN]), lease);
+                               Grouped(w.counters[TPX_C_UDP_SESSIONS]),
+                               Bytes(w.counters[TPX_C_BYTES_UP] + w.counters[TPX_C_UDP_BYTES_UP]),
+                               Bytes(w.counters[TPX_C_BYTES_DOWN] + w.counters[TPX_C_UDP_BYTES_DOWN]), lease);
   }
 }
 

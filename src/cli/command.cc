@@ -40,7 +40,8 @@ void AddOptions(CLI::App& app, unsigned accepts, Options& options) {
   if (accepts & kConfig)
     app.add_option("-c,--config", options.config, "configuration file (YAML)")->type_name("FILE");
   if (accepts & kDevices) {
-    app.add_option("--lan", options.lan, "without a file: proxy all TCP that comes in here, failing open")
+    app.add_option("--lan", options.lan,
+                   "without a file: proxy all TCP and UDP that comes in here, failing open")
         ->type_name("DEV")
         ->allow_extra_args(false);
     app.add_option("--wan", options.wan, "without a file: device towards the servers")

@@ -8,6 +8,7 @@
 #include "tpx/base/status.h"
 #include "tpx/base/strings.h"
 #include "tpx/bpf/link.h"
+#include "tpx/bpf/maps.h"
 
 namespace tpx::control {
 namespace {
@@ -40,6 +41,23 @@ absl::Status AttachFilter(Site& site, Device& device, int program_fd) {
       StrCat("filters of others have the priorities 1 to ", bpf::kFilterPriorities, " of ", device.name));
 }
 
+uint32_t RoleOf(const Device& device) { return device.role == Role::kLan ? TPX_ROLE_LAN : TPX_ROLE_WAN; }
+
+absl::Status NoteRole(Site& site, const Device& device) {
+  TPX_ASSIGN_OR_RETURN(auto devices, bpf::OpenDevices(site.pins, bpf::Access::kReadWrite));
+  return devices.Update(static_cast<uint32_t>(device.ifindex), RoleOf(device));
+}
+
+// A device that changes its name or its role is in the state twice for a moment.
+absl::Status ForgetRole(Site& site, const State& state, const Device& device) {
+  for (const Device& other : state.devices) {
+    if (other.ifindex == device.ifindex && !(other == device)) return NoteRole(site, other);
+  }
+  TPX_ASSIGN_OR_RETURN(auto devices, bpf::OpenDevices(site.pins, bpf::Access::kReadWrite));
+  const absl::Status status = devices.Delete(static_cast<uint32_t>(device.ifindex));
+  return absl::IsNotFound(status) ? absl::OkStatus() : status;
+}
+
 }  // namespace
 
 absl::Status AddRules(Site& site, const State& state, const Device& device) {
@@ -61,6 +79,8 @@ absl::Status AddRoutes(Site& site, const State& state) {
 }
 
 absl::Status AttachProgram(Site& site, Device& device) {
+  TPX_RETURN_IF_ERROR(site.journal.Step(StrCat("noting the role of ", device.name)));
+  TPX_RETURN_IF_ERROR(NoteRole(site, device));
   TPX_ASSIGN_OR_RETURN(UniqueFd program, bpf::OpenPinnedProgram(ProgramPin(site.pins, device.role)));
   if (device.mode == Mode::kClsact) return AttachFilter(site, device, program.get());
   TPX_RETURN_IF_ERROR(site.journal.Step(StrCat("attaching to ", Describe(device))));
@@ -95,6 +115,7 @@ absl::Status RemoveDevice(Site& site, const State& state, const Device& device) 
   } else if (AttachedProgram(site.pins, device) != 0) {
     TPX_RETURN_IF_ERROR(bpf::DetachFilter(FilterOf(device, device.priority)));
   }
+  TPX_RETURN_IF_ERROR(ForgetRole(site, state, device));
   // A device that changes its role is in the state twice for a moment.
   const bool shared = std::any_of(state.devices.begin(), state.devices.end(), [&](const Device& other) {
     return other.name == device.name && !(other == device);

@@ -67,8 +67,8 @@ absl::StatusOr<Attached> Attached::Open(const Paths& paths) {
   return Attached(paths, *inode, std::move(control), std::move(workers), std::move(listeners));
 }
 
-absl::Status Attached::SetListener(uint32_t worker, tpx_source_mode source, int listener_fd) {
-  const uint32_t index = TPX_LISTENER(worker, source);
+absl::Status Attached::SetListener(uint32_t worker, tpx_listener kind, int listener_fd) {
+  const uint32_t index = TPX_LISTENER(worker, kind);
   if (index >= cookies_.size()) return absl::InvalidArgumentError(StrCat("there is no worker ", worker));
   uint64_t cookie = 0;
   socklen_t size = sizeof(cookie);
@@ -80,9 +80,10 @@ absl::Status Attached::SetListener(uint32_t worker, tpx_source_mode source, int 
   return absl::OkStatus();
 }
 
-void Attached::SetProxy(uint32_t workers, uint16_t port) {
-  std::atomic_ref(control_[0].listen_port).store(port, std::memory_order_release);
-  std::atomic_ref(control_[0].n_workers).store(workers, std::memory_order_release);
+void Attached::SetProxy(const Serving& serving) {
+  std::atomic_ref(control_[0].udp_flow_s).store(serving.udp_flow_s, std::memory_order_release);
+  std::atomic_ref(control_[0].listen_port).store(serving.port, std::memory_order_release);
+  std::atomic_ref(control_[0].n_workers).store(serving.workers, std::memory_order_release);
 }
 
 void Attached::RemoveListeners() {
@@ -96,7 +97,8 @@ void Attached::RemoveListeners() {
     if (*current == cookie) (void)listeners_.Delete(index).ok();
     replaced |= *current != cookie;
   }
-  if (!replaced) SetProxy(0, 0);
+  // The flows that are remembered keep their time.
+  if (!replaced) SetProxy({.workers = 0, .port = 0, .udp_flow_s = control_[0].udp_flow_s});
 }
 
 absl::Status Attached::RefreshLocalAddresses() {
@@ -130,11 +132,12 @@ bool Attached::StillPinned() const { return Inode(ControlPin(paths_)) == pin_ino
 
 bool Attached::HasLanDevice() const {
   const absl::StatusOr<State> state = ReadState(paths_);
-  if (!state.ok()) return false;
+  // Without a descriptor to look with nobody can tell.
+  if (!state.ok()) return !absl::IsNotFound(state.status());
   return std::any_of(state->devices.begin(), state->devices.end(), [](const Device& device) {
     char name[IF_NAMESIZE];
     return device.role == Role::kLan &&
-           if_indextoname(static_cast<unsigned>(device.ifindex), name) != nullptr;
+           (if_indextoname(static_cast<unsigned>(device.ifindex), name) != nullptr || errno != ENXIO);
   });
 }
 

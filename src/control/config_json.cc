@@ -42,6 +42,18 @@ std::vector<PortRange> PortsFromJson(const json& list) {
   return ranges;
 }
 
+// [] for none.
+json TargetToJson(const Endpoint& target) {
+  return target.port == 0 ? json::array() : json::array({target.addr.ToString(), target.port});
+}
+
+Endpoint TargetFromJson(const json& j) {
+  if (j.empty()) return {};
+  absl::StatusOr<IpAddr> addr = IpAddr::Parse(j.at(0).get_ref<const std::string&>());
+  if (!addr.ok()) throw std::invalid_argument(StrCat(addr.status().message()));
+  return {*addr, j.at(1).get<uint16_t>()};
+}
+
 json RuleToJson(const Rule& rule) {
   return {{"name", rule.name},
           {"protocols", rule.protocols},
@@ -52,6 +64,8 @@ json RuleToJson(const Rule& rule) {
           {"action", rule.action},
           {"fail_mode", rule.fail_mode},
           {"source", rule.source},
+          {"mapping", rule.mapping},
+          {"target", TargetToJson(rule.target)},
           {"matches_nothing", rule.matches_nothing},
           {"line", rule.line},
           {"column", rule.column}};
@@ -67,6 +81,8 @@ Rule RuleFromJson(const json& j) {
           .action = j.at("action").get<tpx_action>(),
           .fail_mode = j.at("fail_mode").get<tpx_fail_mode>(),
           .source = j.at("source").get<tpx_source_mode>(),
+          .mapping = j.at("mapping").get<tpx_mapping>(),
+          .target = TargetFromJson(j.at("target")),
           .matches_nothing = j.at("matches_nothing"),
           .line = j.at("line"),
           .column = j.at("column")};
@@ -80,7 +96,10 @@ json TimeoutsToJson(const policy::Timeouts& t) {
           {"lease_ms", t.lease_ms},
           {"keepalive_idle_s", t.keepalive_idle_s},
           {"keepalive_interval_s", t.keepalive_interval_s},
-          {"keepalive_count", t.keepalive_count}};
+          {"keepalive_count", t.keepalive_count},
+          {"udp_one_way_ms", t.udp_one_way_ms},
+          {"udp_answered_ms", t.udp_answered_ms},
+          {"udp_stream_ms", t.udp_stream_ms}};
 }
 
 policy::Timeouts TimeoutsFromJson(const json& j) {
@@ -91,7 +110,30 @@ policy::Timeouts TimeoutsFromJson(const json& j) {
           .lease_ms = j.at("lease_ms"),
           .keepalive_idle_s = j.at("keepalive_idle_s"),
           .keepalive_interval_s = j.at("keepalive_interval_s"),
-          .keepalive_count = j.at("keepalive_count")};
+          .keepalive_count = j.at("keepalive_count"),
+          .udp_one_way_ms = j.at("udp_one_way_ms"),
+          .udp_answered_ms = j.at("udp_answered_ms"),
+          .udp_stream_ms = j.at("udp_stream_ms")};
+}
+
+json ProxyToJson(const policy::Proxy& p) {
+  return {{"workers", p.workers},
+          {"max_sessions", p.max_sessions},
+          {"pipes", p.pipes},
+          {"max_udp_sessions", p.max_udp_sessions},
+          {"max_udp_sessions_per_client", p.max_udp_sessions_per_client},
+          {"udp_reply_sockets", p.udp_reply_sockets},
+          {"timeouts", TimeoutsToJson(p.timeouts)}};
+}
+
+policy::Proxy ProxyFromJson(const json& j) {
+  return {.workers = j.at("workers"),
+          .max_sessions = j.at("max_sessions"),
+          .pipes = j.at("pipes"),
+          .max_udp_sessions = j.at("max_udp_sessions"),
+          .max_udp_sessions_per_client = j.at("max_udp_sessions_per_client"),
+          .udp_reply_sockets = j.at("udp_reply_sockets"),
+          .timeouts = TimeoutsFromJson(j.at("timeouts"))};
 }
 
 Config FromJson(const json& j) {
@@ -99,11 +141,7 @@ Config FromJson(const json& j) {
   config.interfaces = InterfacesFromJson(j.at("interfaces"));
   config.steering = SteeringFromJson(j.at("steering"));
   for (const json& rule : j.at("rules")) config.policy.rules.push_back(RuleFromJson(rule));
-  const json& proxy = j.at("proxy");
-  config.proxy = {.workers = proxy.at("workers"),
-                  .max_sessions = proxy.at("max_sessions"),
-                  .pipes = proxy.at("pipes"),
-                  .timeouts = TimeoutsFromJson(proxy.at("timeouts"))};
+  config.proxy = ProxyFromJson(j.at("proxy"));
   return config;
 }
 
@@ -136,11 +174,7 @@ std::string EncodeConfig(const policy::Config& config) {
   const json j = {{"interfaces", InterfacesToJson(config.interfaces)},
                   {"steering", SteeringToJson(config.steering)},
                   {"rules", rules},
-                  {"proxy",
-                   {{"workers", config.proxy.workers},
-                    {"max_sessions", config.proxy.max_sessions},
-                    {"pipes", config.proxy.pipes},
-                    {"timeouts", TimeoutsToJson(config.proxy.timeouts)}}}};
+                  {"proxy", ProxyToJson(config.proxy)}};
   return j.dump(-1, ' ', false, json::error_handler_t::replace);
 }
 

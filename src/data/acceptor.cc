@@ -13,7 +13,8 @@
 namespace tpx::data {
 namespace {
 
-constexpr tpx_source_mode kModes[] = {TPX_SOURCE_MASQUERADE, TPX_SOURCE_PRESERVE};
+constexpr tpx_listener kKinds[] = {TPX_LISTENER_TCP_MASQUERADE, TPX_LISTENER_TCP_PRESERVE,
+                                   TPX_LISTENER_TCP_REDIRECT};
 
 UniqueFd OpenReserve(int like) { return UniqueFd(fcntl(like, F_DUPFD_CLOEXEC, 0)); }
 
@@ -23,9 +24,9 @@ absl::StatusOr<std::unique_ptr<Acceptor>> Acceptor::Create(const sys::ListenerOp
                                                            SharedSlot& slot) {
   std::unique_ptr<Acceptor> acceptor(new Acceptor(slot));
   sys::ListenerOptions common = options;
-  for (tpx_source_mode mode : kModes) {
-    TPX_ASSIGN_OR_RETURN(acceptor->listener_[mode], sys::TransparentListener(common));
-    TPX_ASSIGN_OR_RETURN(common.port, sys::LocalPort(acceptor->listener_[mode].get()));
+  for (tpx_listener kind : kKinds) {
+    TPX_ASSIGN_OR_RETURN(acceptor->listener_[kind], sys::TransparentListener(common));
+    TPX_ASSIGN_OR_RETURN(common.port, sys::LocalPort(acceptor->listener_[kind].get()));
   }
   acceptor->port_ = common.port;
   acceptor->epoll_ = UniqueFd(epoll_create1(EPOLL_CLOEXEC));
@@ -38,19 +39,19 @@ absl::StatusOr<std::unique_ptr<Acceptor>> Acceptor::Create(const sys::ListenerOp
 
 Acceptor::Outcome Acceptor::Accept(uint32_t budget, AcceptSink& sink) {
   Outcome outcome = Outcome::kDry;
-  for (tpx_source_mode mode : kModes) {
-    outcome = AcceptFrom(mode, budget, sink);
+  for (tpx_listener kind : kKinds) {
+    outcome = AcceptFrom(kind, budget, sink);
     if (outcome != Outcome::kDry) return outcome;
   }
   return outcome;
 }
 
-Acceptor::Outcome Acceptor::AcceptFrom(tpx_source_mode source, uint32_t& budget, AcceptSink& sink) {
+Acceptor::Outcome Acceptor::AcceptFrom(tpx_listener listener, uint32_t& budget, AcceptSink& sink) {
   for (; budget > 0; --budget) {
     Endpoint client;
-    const int fd = sys::AcceptConnection(listener_[source].get(), client);
+    const int fd = sys::AcceptConnection(listener_[listener].get(), client);
     if (fd >= 0) {
-      if (!sink.OnAccepted(UniqueFd(fd), client, source)) return Outcome::kShortage;
+      if (!sink.OnAccepted(UniqueFd(fd), client, listener)) return Outcome::kShortage;
       continue;
     }
     if (fd == -EAGAIN || fd == -EINVAL) return Outcome::kDry;  // EINVAL: shut down
@@ -62,26 +63,24 @@ Acceptor::Outcome Acceptor::AcceptFrom(tpx_source_mode source, uint32_t& budget,
 }
 
 void Acceptor::Pause() {
-  for (const UniqueFd& listener : listener_) {
-    epoll_ctl(epoll_.get(), EPOLL_CTL_DEL, listener.get(), nullptr);
-  }
+  for (tpx_listener kind : kKinds) epoll_ctl(epoll_.get(), EPOLL_CTL_DEL, listener_fd(kind), nullptr);
 }
 
 void Acceptor::Resume() {
-  for (const UniqueFd& listener : listener_) {
+  for (tpx_listener kind : kKinds) {
     epoll_event event{};
     event.events = EPOLLIN;
-    epoll_ctl(epoll_.get(), EPOLL_CTL_ADD, listener.get(), &event);
+    epoll_ctl(epoll_.get(), EPOLL_CTL_ADD, listener_fd(kind), &event);
   }
 }
 
 uint32_t Acceptor::ResetWaiting(uint32_t budget) {
   uint32_t n = 0;
-  for (tpx_source_mode mode : kModes) {
+  for (tpx_listener kind : kKinds) {
     while (n < budget) {
       reserve_.Reset();
       Endpoint client;
-      const UniqueFd connection(sys::AcceptConnection(listener_[mode].get(), client));
+      const UniqueFd connection(sys::AcceptConnection(listener_[kind].get(), client));
       if (!connection) break;
       ++n;
     }
@@ -92,7 +91,7 @@ uint32_t Acceptor::ResetWaiting(uint32_t budget) {
 }
 
 void Acceptor::Shutdown() {
-  for (const UniqueFd& listener : listener_) shutdown(listener.get(), SHUT_RDWR);
+  for (tpx_listener kind : kKinds) shutdown(listener_fd(kind), SHUT_RDWR);
 }
 
 }  // namespace tpx::data

@@ -3,10 +3,13 @@
 
 #include <algorithm>
 
+#include "tpx/data/session.h"
+
 namespace tpx::data {
 
-Admission::Admission(Acceptor& acceptor, SharedSlot& slot, uint32_t max_sessions)
-    : acceptor_(acceptor), slot_(slot), max_sessions_(max_sessions) {}
+Admission::Admission(Acceptor& acceptor, SharedSlot& slot, const Descriptors& descriptors,
+                     uint32_t max_sessions)
+    : acceptor_(acceptor), slot_(slot), descriptors_(descriptors), max_sessions_(max_sessions) {}
 
 void Admission::Start() { slot_.SetState(TPX_WORKER_SERVING); }
 
@@ -40,7 +43,8 @@ void Admission::OnShortage(uint64_t now_ms) {
 }
 
 uint32_t Admission::Room(uint32_t open_sessions) const {
-  return open_sessions < max_sessions_ ? max_sessions_ - open_sessions : 0;
+  const uint32_t below_limit = open_sessions < max_sessions_ ? max_sessions_ - open_sessions : 0;
+  return std::min(below_limit, descriptors_.left() / kSides);
 }
 
 void Admission::Run(uint32_t open_sessions, uint64_t now_ms, AcceptSink& sink) {
@@ -60,7 +64,7 @@ void Admission::Run(uint32_t open_sessions, uint64_t now_ms, AcceptSink& sink) {
 }
 
 void Admission::RunFull(uint32_t open_sessions, uint64_t now_ms) {
-  const bool has_room = open_sessions + std::max(1U, max_sessions_ / 16) <= max_sessions_;
+  const bool has_room = Room(open_sessions) >= std::max(1U, max_sessions_ / 16);
   if (has_room && !shortage_) return BecomeServing();
   if (now_ms < next_ms_) return;
   next_ms_ = now_ms + kRetryMs;

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "tpx/data/connector.h"
 
+#include <netinet/in.h>
 #include <unistd.h>
 
 #include <cerrno>
@@ -52,16 +53,18 @@ Connector::Connector(const WorkerOptions& options, uint16_t listen_port, SharedS
                               .count = options.keepalive_count}},
       listen_port_(listen_port),
       conntrack_count_fd_(options.conntrack_count_fd),
+      decisions_(options.decisions),
       slot_(slot) {}
 
-Connector::Result Connector::Dial(int client, const Endpoint& client_address, tpx_source_mode source) {
+Connector::Result Connector::Dial(int client, const Endpoint& client_address, tpx_listener listener) {
   Endpoint destination;
   int hops = 0;
   if (Check(client, client_address, destination, hops) < 0) return {};
+  if (listener == TPX_LISTENER_TCP_REDIRECT && !Redirect(client_address, destination)) return {};
   Result result;
-  const int error =
-      -(source == TPX_SOURCE_PRESERVE ? DialPreserving(client_address, destination, hops, result.server)
-                                      : DialFrom(nullptr, destination, hops, result.server));
+  const int error = -(listener == TPX_LISTENER_TCP_PRESERVE
+                          ? DialPreserving(client_address, destination, hops, result.server)
+                          : DialFrom(nullptr, destination, hops, result.server));
   if (error == 0 || error == EINPROGRESS) return result;
   slot_.Add(ConnectFailureCounter(error));
   result.server.Reset();
@@ -88,6 +91,16 @@ int Connector::Check(int client, const Endpoint& client_address, Endpoint& desti
   }
   hops = syn_hops > 1 ? syn_hops - 1 : 0;
   return 0;
+}
+
+bool Connector::Redirect(const Endpoint& client_address, Endpoint& destination) {
+  const auto verdict = decisions_->Find(FlowOf(IPPROTO_TCP, client_address, destination));
+  if (!verdict.has_value() || verdict->action != TPX_ACTION_REDIRECT) {
+    slot_.Add(TPX_C_CONNECT_FAILED);
+    return false;
+  }
+  destination = TargetOf(*verdict);
+  return true;
 }
 
 int Connector::Open(const Endpoint& destination, int hops, UniqueFd& out) const {

@@ -17,6 +17,7 @@ void DeadlineList::Add(DeadlineHook& hook, uint64_t now_ms) {
   hook.previous = ends_.previous;
   hook.next = &ends_;
   hook.previous->next = hook.next->previous = &hook;
+  ++size_;
 }
 
 void DeadlineList::Touch(DeadlineHook& hook, uint64_t now_ms) {
@@ -25,6 +26,7 @@ void DeadlineList::Touch(DeadlineHook& hook, uint64_t now_ms) {
 
 void DeadlineList::Remove(DeadlineHook& hook) {
   if (hook.list == nullptr) return;
+  --hook.list->size_;
   hook.previous->next = hook.next;
   hook.next->previous = hook.previous;
   hook.previous = hook.next = nullptr;
@@ -34,6 +36,8 @@ void DeadlineList::Remove(DeadlineHook& hook) {
 DeadlineHook* DeadlineList::Expired(uint64_t now_ms) const {
   return NextExpiry() <= now_ms ? ends_.next : nullptr;
 }
+
+DeadlineHook* DeadlineList::Oldest() const { return ends_.next == &ends_ ? nullptr : ends_.next; }
 
 uint64_t DeadlineList::NextExpiry() const {
   if (timeout_ms_ == 0 || ends_.next == &ends_) return kNever;

@@ -38,9 +38,10 @@ void Note(Side& side, uint32_t events) {
 
 }  // namespace
 
-Relay::Relay(const WorkerOptions& options, io::Ring& ring, SharedSlot& slot)
+Relay::Relay(const WorkerOptions& options, io::Ring& ring, SharedSlot& slot, Descriptors& descriptors)
     : ring_(ring),
       slot_(slot),
+      descriptors_(descriptors),
       pipes_(options.max_pipes),
       pump_(pipes_),
       sessions_(options.max_sessions + kClosingSlack),
@@ -50,8 +51,10 @@ Relay::Relay(const WorkerOptions& options, io::Ring& ring, SharedSlot& slot)
       resetting_(kRecheckMs) {}
 
 void Relay::Start(UniqueFd client, UniqueFd server, uint64_t now_ms) {
+  if (!descriptors_.Take(kSides)) return slot_.Add(TPX_C_LIMIT_RESET);
   Session* session = sessions_.Allocate();
   if (session == nullptr) {
+    descriptors_.Give(kSides);
     slot_.Add(TPX_C_LIMIT_RESET);
     return;
   }
@@ -211,6 +214,7 @@ void Relay::CheckDelivered(Session& session, uint64_t now_ms) {
 void Relay::Close(Session& session, tpx_worker_counter reason) {
   slot_.Add(reason);  // before the gauge: see struct tpx_worker
   slot_.Set(TPX_C_SESSIONS, --open_);
+  descriptors_.Give(kSides);
   session.phase = Phase::kClosing;
   DeadlineList::Remove(session);
   for (Direction& direction : session.direction) pump_.Abandon(direction);
@@ -222,8 +226,8 @@ void Relay::Close(Session& session, tpx_worker_counter reason) {
     side.fd.Reset();
     // The poll still holds the socket: it is this that closes it for its peer.
     if (side.polled) {
-      ring_.PollCancel(io::Token{.index = session.index, .generation = session.generation, .kind = s}.Pack(),
-                       kReport);
+      ring_.Cancel(io::Token{.index = session.index, .generation = session.generation, .kind = s}.Pack(),
+                   kReport);
     }
   }
   FreeIfQuiet(session);

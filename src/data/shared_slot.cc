@@ -25,6 +25,8 @@ void SharedSlot::Claim() {
   Store(shared_->pid, pid_);
   Set(TPX_C_SESSIONS, 0);
   Set(TPX_C_PIPES, 0);
+  Set(TPX_C_UDP_SESSIONS, 0);
+  Set(TPX_C_UDP_REPLY_SOCKETS, 0);
 }
 
 void SharedSlot::NoticeSuccessor() {

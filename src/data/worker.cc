@@ -20,6 +20,7 @@
 #include "tpx/data/connector.h"
 #include "tpx/data/relay.h"
 #include "tpx/data/shared_slot.h"
+#include "tpx/data/udp_relay.h"
 #include "tpx/io/ring.h"
 
 namespace tpx::data {
@@ -53,7 +54,11 @@ void BlockSigpipe() {
 class RingWorker final : public Worker, private AcceptSink {
  public:
   RingWorker(const WorkerOptions& options, std::unique_ptr<io::Ring> ring, UniqueFd wake)
-      : options_(options), slot_(options.shared), ring_(std::move(ring)), wake_(std::move(wake)) {}
+      : options_(options),
+        slot_(options.shared),
+        descriptors_(options.max_descriptors),
+        ring_(std::move(ring)),
+        wake_(std::move(wake)) {}
 
   absl::Status Init() {
     const sys::ListenerOptions listener{.port = options_.listen_port,
@@ -62,13 +67,16 @@ class RingWorker final : public Worker, private AcceptSink {
                                                       .interval_s = options_.keepalive_interval_s,
                                                       .count = options_.keepalive_count}};
     TPX_ASSIGN_OR_RETURN(acceptor_, Acceptor::Create(listener, slot_));
-    admission_ = std::make_unique<Admission>(*acceptor_, slot_, options_.max_sessions);
+    admission_ = std::make_unique<Admission>(*acceptor_, slot_, descriptors_, options_.max_sessions);
     connector_ = std::make_unique<Connector>(options_, acceptor_->port(), slot_);
-    relay_ = std::make_unique<Relay>(options_, *ring_, slot_);
+    relay_ = std::make_unique<Relay>(options_, *ring_, slot_, descriptors_);
+    TPX_ASSIGN_OR_RETURN(udp_, UdpRelay::Create(options_, acceptor_->port(), *ring_, slot_, descriptors_));
     return absl::OkStatus();
   }
 
-  int listener_fd(tpx_source_mode source) const override { return acceptor_->listener_fd(source); }
+  int listener_fd(tpx_listener kind) const override {
+    return kind < TPX_LISTENER_UDP_MASQUERADE ? acceptor_->listener_fd(kind) : udp_->listener_fd(kind);
+  }
   uint16_t listen_port() const override { return acceptor_->port(); }
   absl::Status Begin() override;
   void Run() override;
@@ -87,16 +95,18 @@ class RingWorker final : public Worker, private AcceptSink {
   void RenewLease() { slot_.RenewLease(now_ns_ + options_.lease_ms * kNsPerMs); }
   void Watch(int fd, uint8_t kind) { ring_->PollMultishot(fd, POLLIN, io::Token{.kind = kind}.Pack()); }
   void OnCompletion(const io::Ring::Completion& completion);
-  bool OnAccepted(UniqueFd client, const Endpoint& address, tpx_source_mode source) override;
+  bool OnAccepted(UniqueFd client, const Endpoint& address, tpx_listener listener) override;
 
   const WorkerOptions options_;
   SharedSlot slot_;
+  Descriptors descriptors_;
   std::unique_ptr<io::Ring> ring_;
   UniqueFd wake_;  // eventfd by which other threads end a wait
   std::unique_ptr<Acceptor> acceptor_;
   std::unique_ptr<Admission> admission_;
   std::unique_ptr<Connector> connector_;
   std::unique_ptr<Relay> relay_;
+  std::unique_ptr<UdpRelay> udp_;
   std::atomic<Command> command_{Command::kRun};
   uint64_t now_ns_ = 0;
   uint64_t drain_began_ms_ = 0;
@@ -120,6 +130,7 @@ absl::Status RingWorker::Begin() {
   }
   Watch(acceptor_->poll_fd(), kListenersKind);
   Watch(wake_.get(), kWakeKind);
+  udp_->Start();
   slot_.Claim();
   admission_->Start();
   ReadClock();
@@ -154,12 +165,13 @@ bool RingWorker::Wait(uint64_t timeout_ns) {
   // Each completion may queue a request.
   const uint32_t room = std::min(kTurnCompletions, ring_->SubmissionSpace() / 2);
   ring_->Reap(room, [this](const io::Ring::Completion& c) { OnCompletion(c); });
+  udp_->EndTurn(now_ms());  // before bulk: a datagram late is a datagram lost
   return true;
 }
 
 uint64_t RingWorker::WaitTime() const {
   if (more_ready_ || !admission_->idle()) return 0;
-  uint64_t until_ms = std::min(relay_->NextTimeout(), admission_->NextTime());
+  uint64_t until_ms = std::min({relay_->NextTimeout(), admission_->NextTime(), udp_->NextTimeout()});
   if (draining_) {
     const uint64_t end = relay_->open() == 0 ? kDrainAtLeastMs : options_.drain_ms;
     until_ms = std::min(until_ms, drain_began_ms_ + end);
@@ -185,13 +197,16 @@ void RingWorker::OnCompletion(const io::Ring::Completion& completion) {
       if (!completion.more) Watch(wake_.get(), kWakeKind);
       return;
     }
+    case UdpRelay::kListenerKind:
+    case UdpRelay::kUpstreamKind:
+      return udp_->OnCompletion(token, completion, now_ms());
     default:
       return;
   }
 }
 
-bool RingWorker::OnAccepted(UniqueFd client, const Endpoint& address, tpx_source_mode source) {
-  Connector::Result result = connector_->Dial(client.get(), address, source);
+bool RingWorker::OnAccepted(UniqueFd client, const Endpoint& address, tpx_listener listener) {
+  Connector::Result result = connector_->Dial(client.get(), address, listener);
   if (!result.server) return !result.shortage;
   relay_->Start(std::move(client), std::move(result.server), now_ms());
   return true;
@@ -208,7 +223,8 @@ bool RingWorker::Obey() {
     admission_->BeginDraining();
   }
   const uint64_t elapsed_ms = now_ms() - drain_began_ms_;
-  if (relay_->open() == 0 && admission_->idle() && elapsed_ms >= kDrainAtLeastMs) return false;
+  const bool done = relay_->open() == 0 && admission_->idle() && !udp_->busy(now_ms());
+  if (done && elapsed_ms >= kDrainAtLeastMs) return false;
   return elapsed_ms < options_.drain_ms;
 }
 
@@ -216,9 +232,10 @@ void RingWorker::Finish() {
   admission_->BeginDraining();
   acceptor_->Shutdown();
   relay_->ResetAll(TPX_C_CLOSED_DRAIN);
+  udp_->CloseAll();
   // Peers learn of it when the polls of their sockets have ended.
   const uint64_t give_up_ns = now_ns_ + kFinishMs * kNsPerMs;
-  while (relay_->live() > 0 && now_ns_ < give_up_ns) {
+  while ((relay_->live() > 0 || !udp_->quiet()) && now_ns_ < give_up_ns) {
     if (!Wait(kNsPerMs)) break;
     relay_->RunReady(now_ms());
   }
@@ -228,8 +245,9 @@ void RingWorker::Finish() {
 }  // namespace
 
 absl::StatusOr<std::unique_ptr<Worker>> Worker::Create(const WorkerOptions& options) {
-  if (options.shared == nullptr || options.max_sessions == 0 || options.lease_ms == 0) {
-    return absl::InvalidArgumentError("worker: shared, max_sessions and lease_ms are needed");
+  if (options.shared == nullptr || options.decisions == nullptr || options.max_sessions == 0 ||
+      options.max_udp_sessions == 0 || options.max_udp_reply_sockets == 0 || options.lease_ms == 0) {
+    return absl::InvalidArgumentError("worker: slot, decisions, limits and lease_ms are needed");
   }
   TPX_ASSIGN_OR_RETURN(std::unique_ptr<io::Ring> ring, io::Ring::Create(kSubmissions, kCompletions));
   UniqueFd wake(eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC));

@@ -83,7 +83,16 @@ void Ring::PollMultishot(int fd, uint32_t events, uint64_t token) {
   io_uring_sqe_set_data64(sqe, token);
 }
 
-void Ring::PollCancel(uint64_t token, uint64_t report_token) {
+void Ring::RecvmsgMultishot(int fd, const msghdr* shape, uint16_t group, uint64_t token) {
+  io_uring_sqe* sqe = NextSqe();
+  if (sqe == nullptr) return;
+  io_uring_prep_recvmsg_multishot(sqe, fd, const_cast<msghdr*>(shape), 0);
+  sqe->flags |= IOSQE_BUFFER_SELECT;
+  sqe->buf_group = group;
+  io_uring_sqe_set_data64(sqe, token);
+}
+
+void Ring::Cancel(uint64_t token, uint64_t report_token) {
   io_uring_sqe* sqe = NextSqe();
   if (sqe == nullptr) return;
   io_uring_prep_cancel64(sqe, token, 0);

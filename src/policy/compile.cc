@@ -58,12 +58,12 @@ class Classes {
 
 bool HasPorts(uint8_t protocol) { return protocol == IPPROTO_TCP || protocol == IPPROTO_UDP; }
 
-// What a rule can match, whatever its list says: only TCP is proxied, and only TCP
-// and UDP are looked at for their ports.
+// What a rule can match, whatever its list says: only TCP and UDP can be proxied,
+// and only they are looked at for their ports.
 bool AcceptsProtocol(const Rule& rule, uint8_t protocol) {
   if (rule.matches_nothing) return false;
-  if (rule.action == TPX_ACTION_PROXY && protocol != IPPROTO_TCP) return false;
-  if (!(rule.sports.empty() && rule.dports.empty()) && !HasPorts(protocol)) return false;
+  const bool ports_only = rule.is_proxied() || !rule.sports.empty() || !rule.dports.empty();
+  if (ports_only && !HasPorts(protocol)) return false;
   return rule.protocols.empty() ||
          std::find(rule.protocols.begin(), rule.protocols.end(), protocol) != rule.protocols.end();
 }
@@ -86,13 +86,14 @@ void CompileRules(const Policy& policy, tpx_tables& tables) {
                        .action = static_cast<uint8_t>(rule.action),
                        .fail_mode = static_cast<uint8_t>(rule.fail_mode),
                        .source = static_cast<uint8_t>(rule.source),
-                       .pad = {}};
+                       .mapping = static_cast<uint8_t>(rule.mapping),
+                       .pad = {},
+                       .to = {.addr = rule.target.addr.raw, .port = htons(rule.target.port), .pad = {}}};
     if (CoversAllPorts(rule.sports) && CoversAllPorts(rule.dports)) SetBit(tables.portless, i);
     bool stops = rule.action == TPX_ACTION_DROP || rule.action == TPX_ACTION_REJECT;
-    if (stops || (rule.action == TPX_ACTION_PROXY && rule.fail_mode != TPX_FAIL_OPEN))
-      SetBit(tables.denying, i);
+    if (stops || (rule.is_proxied() && rule.fail_mode != TPX_FAIL_OPEN)) SetBit(tables.denying, i);
     for (unsigned protocol = 0; protocol < 256 && stops; ++protocol) {
-      if (protocol != IPPROTO_TCP && AcceptsProtocol(rule, static_cast<uint8_t>(protocol)))
+      if (!HasPorts(static_cast<uint8_t>(protocol)) && AcceptsProtocol(rule, static_cast<uint8_t>(protocol)))
         tables.classify_others = 1;
     }
   }
@@ -281,8 +282,8 @@ absl::StatusOr<CompiledPolicy> Compile(const Policy& policy) {
                                                " rules, more than TPX_MAX_RULES (", TPX_MAX_RULES, ")"));
   }
   auto unlimited = [](const Rule& r) {
-    return !r.matches_nothing && r.action != TPX_ACTION_PROXY && r.protocols.empty() && r.src.empty() &&
-           r.dst.empty() && r.sports.empty() && r.dports.empty();
+    return !r.matches_nothing && !r.is_proxied() && r.protocols.empty() && r.src.empty() && r.dst.empty() &&
+           r.sports.empty() && r.dports.empty();
   };
   if (policy.rules.empty() || !unlimited(policy.rules.back())) {
     return absl::InvalidArgumentError("the last rule of the policy does not match everything");

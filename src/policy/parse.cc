@@ -34,6 +34,8 @@ void ReadDocument(Diagnostics& out, const YamlNode& root, const FileReader& read
             .read = [&](const YamlNode& value) { ReadFailMode(out, value, sections.defaults.fail_mode); }},
            {.key = "source",
             .read = [&](const YamlNode& value) { ReadSourceMode(out, value, sections.defaults.source); }},
+           {.key = "mapping",
+            .read = [&](const YamlNode& value) { ReadMapping(out, value, sections.defaults.mapping); }},
            {.key = "sets",
             .read = [&](const YamlNode& value) { sections.sets = ReadSets(out, value, read_file); }},
            {.key = "rules", .read = [&](const YamlNode& value) { sections.rules = &value; }},

@@ -2,7 +2,6 @@
 #include <netinet/in.h>
 
 #include <algorithm>
-#include <charconv>
 #include <utility>
 
 #include "absl/strings/ascii.h"
@@ -73,14 +72,6 @@ struct PlacedRange {
   PortRange range;
   const YamlNode* node;
 };
-
-std::optional<uint16_t> ParsePort(std::string_view text) {
-  uint16_t port = 0;
-  bool zeros = text.size() > 1 && text[0] == '0';
-  auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), port);
-  if (zeros || error != std::errc() || end != text.data() + text.size()) return std::nullopt;
-  return port;
-}
 
 std::optional<PortRange> ReadRange(Diagnostics& out, const YamlNode& node, std::string_view what) {
   if (node.kind == Kind::kInt || node.kind == Kind::kString) {

@@ -14,29 +14,21 @@ using Kind = YamlNode::Kind;
 
 constexpr std::string_view kDefaultName = "default";
 constexpr std::string_view kDefaultOtherName = "default-other";
-constexpr Choice<tpx_action> kActions[] = {{"proxy", TPX_ACTION_PROXY},
-                                           {"bypass", TPX_ACTION_BYPASS},
-                                           {"drop", TPX_ACTION_DROP},
-                                           {"reject", TPX_ACTION_REJECT}};
 constexpr Choice<tpx_fail_mode> kFailModes[] = {
     {"open", TPX_FAIL_OPEN}, {"closed", TPX_FAIL_CLOSED}, {"reset", TPX_FAIL_RESET}};
 constexpr Choice<tpx_source_mode> kSourceModes[] = {{"masquerade", TPX_SOURCE_MASQUERADE},
                                                     {"preserve", TPX_SOURCE_PRESERVE}};
-
-bool ReadAction(Diagnostics& out, const YamlNode& node, std::string_view what, tpx_action& action) {
-  bool redirect_to =
-      node.kind == Kind::kMap && node.children.size() == 2 && node.children[0]->text == "redirect";
-  if (redirect_to || (node.kind == Kind::kString && node.text == "redirect")) {
-    out.Error(node, StrCat(what, ": redirect is not available in this version"));
-    return false;
-  }
-  std::optional<tpx_action> choice = ReadChoice<tpx_action>(out, node, what, kActions);
-  action = choice.value_or(action);
-  return choice.has_value();
-}
+constexpr Choice<tpx_mapping> kMappings[] = {
+    {"endpoint-independent", TPX_MAPPING_ENDPOINT_INDEPENDENT},
+    {"address-and-port-dependent", TPX_MAPPING_ADDRESS_AND_PORT_DEPENDENT}};
 
 bool IsTcp(uint8_t protocol) { return protocol == IPPROTO_TCP; }
 bool HasPorts(uint8_t protocol) { return protocol == IPPROTO_TCP || protocol == IPPROTO_UDP; }
+
+// The keys of one rule that its action may forbid.
+struct ProxyNodes {
+  const YamlNode *fail_mode = nullptr, *source = nullptr, *mapping = nullptr;
+};
 
 class RulesReader {
  public:
@@ -55,39 +47,33 @@ class RulesReader {
   void ReadRule(const YamlNode& node) {
     Rule rule{.fail_mode = defaults_.fail_mode,
               .source = defaults_.source,
+              .mapping = defaults_.mapping,
               .line = node.line,
               .column = node.column};
     MatchNodes match;
-    const YamlNode *fail_mode = nullptr, *source = nullptr;
+    ProxyNodes proxy;
     bool has_action = false;
     size_t errors_before = out_.errors();
-    ReadMap(
-        out_, node, "rule",
-        {{.key = "name", .read = [&](const YamlNode& value) { ReadName(value, rule); }, .required = true},
-         {.key = "match",
-          .read = [&](const YamlNode& value) { match = ReadMatch(out_, value, sets_, rule); }},
-         {.key = "action",
-          .read = [&](const YamlNode& value) { has_action = ReadAction(out_, value, "action", rule.action); },
-          .required = true},
-         {.key = "on_proxy_down",
-          .read =
-              [&](const YamlNode& value) {
-                fail_mode = &value;
-                ReadFailMode(out_, value, rule.fail_mode);
-              }},
-         {.key = "source", .read = [&](const YamlNode& value) {
-            source = &value;
-            ReadSourceMode(out_, value, rule.source);
-          }}});
+    // A key that the action may forbid; kept for the message.
+    auto field = [&](std::string_view key, const YamlNode*& at, auto read, auto& value) {
+      return Field{.key = key, .read = [this, &at, read, &value](const YamlNode& given) {
+                     at = &given;
+                     read(out_, given, value);
+                   }};
+    };
+    ReadMap(out_, node, "rule",
+            {{.key = "name", .read = [&](const YamlNode& value) { ReadName(value, rule); }, .required = true},
+             {.key = "match",
+              .read = [&](const YamlNode& value) { match = ReadMatch(out_, value, sets_, rule); }},
+             {.key = "action",
+              .read = [&](const YamlNode& value) { has_action = ReadAction(out_, value, rule); },
+              .required = true},
+             field("on_proxy_down", proxy.fail_mode, ReadFailMode, rule.fail_mode),
+             field("source", proxy.source, ReadSourceMode, rule.source),
+             field("mapping", proxy.mapping, ReadMapping, rule.mapping)});
     if (has_action) {
       CheckProtocols(rule, match);
-      if (rule.action != TPX_ACTION_PROXY) {
-        if (fail_mode != nullptr)
-          out_.Error(*fail_mode, "on_proxy_down concerns only rules whose action is proxy");
-        if (source != nullptr) out_.Error(*source, "source concerns only rules whose action is proxy");
-        rule.fail_mode = TPX_FAIL_OPEN;
-        rule.source = TPX_SOURCE_MASQUERADE;
-      }
+      CheckProxying(rule, proxy);
     }
     prefixes_ += rule.src.size() + rule.dst.size();
     if (prefixes_ > kMaxPrefixesTotal && out_.errors() == errors_before) {
@@ -115,17 +101,46 @@ class RulesReader {
   // Fills in the protocols that the action and the ports imply.
   void CheckProtocols(Rule& rule, const MatchNodes& match) {
     std::vector<uint8_t>& protocols = rule.protocols;
-    const bool proxy = rule.action == TPX_ACTION_PROXY;
+    const bool ported = std::all_of(protocols.begin(), protocols.end(), HasPorts);
     if (match.proto == nullptr) {
-      if (proxy) {
-        protocols = {IPPROTO_TCP};
-      } else if (match.ports != nullptr) {
-        protocols = {IPPROTO_TCP, IPPROTO_UDP};
-      }
-    } else if (proxy && !std::all_of(protocols.begin(), protocols.end(), IsTcp)) {
-      out_.Error(*match.proto, "only TCP can be proxied by this version");
-    } else if (match.ports != nullptr && !std::all_of(protocols.begin(), protocols.end(), HasPorts)) {
+      if (rule.is_proxied() || match.ports != nullptr) protocols = {IPPROTO_TCP, IPPROTO_UDP};
+    } else if (rule.is_proxied() && !ported) {
+      out_.Error(*match.proto, StrCat("only tcp and udp can be ",
+                                      rule.action == TPX_ACTION_REDIRECT ? "redirected" : "proxied"));
+    } else if (match.ports != nullptr && !ported) {
       out_.Error(*match.ports, "ports can be matched only where proto is tcp, udp or both");
+    }
+  }
+
+  // Keys that say nothing about such a rule are errors, defaults for them are ignored.
+  void CheckProxying(Rule& rule, const ProxyNodes& nodes) {
+    const bool redirect = rule.action == TPX_ACTION_REDIRECT;
+    auto refuse = [&](const YamlNode* node, std::string_view why) {
+      if (node != nullptr) out_.Error(*node, std::string(why));
+    };
+    if (!rule.is_proxied()) {
+      refuse(nodes.fail_mode, "on_proxy_down concerns only rules whose action is proxy or redirect");
+      refuse(nodes.source, "source concerns only rules whose action is proxy or redirect");
+      refuse(nodes.mapping, "mapping concerns only rules whose action is proxy or redirect");
+      rule.fail_mode = TPX_FAIL_OPEN;
+    }
+    if (redirect && rule.source == TPX_SOURCE_PRESERVE) {
+      refuse(nodes.source,
+             "a redirected flow cannot preserve its source: the target's answers would go to the client, "
+             "past the proxy");
+    }
+    if (!rule.is_proxied() || redirect) rule.source = TPX_SOURCE_MASQUERADE;
+    const bool tcp_only =
+        !rule.protocols.empty() && std::all_of(rule.protocols.begin(), rule.protocols.end(), IsTcp);
+    if (rule.is_proxied() && tcp_only)
+      refuse(nodes.mapping, "mapping concerns only UDP, which proto excludes");
+    if (!rule.is_proxied() || tcp_only) {
+      rule.mapping = TPX_MAPPING_ENDPOINT_INDEPENDENT;
+    } else if (redirect) {
+      if (rule.mapping != TPX_MAPPING_ADDRESS_AND_PORT_DEPENDENT) {
+        refuse(nodes.mapping, "a redirected flow has one server, its mapping is address-and-port-dependent");
+      }
+      rule.mapping = TPX_MAPPING_ADDRESS_AND_PORT_DEPENDENT;
     }
   }
 
@@ -147,8 +162,8 @@ void ReadSourceMode(Diagnostics& out, const YamlNode& node, tpx_source_mode& sou
   source = ReadChoice<tpx_source_mode>(out, node, "source", kSourceModes).value_or(source);
 }
 
-void ReadDefaultAction(Diagnostics& out, const YamlNode& node, tpx_action& action) {
-  ReadAction(out, node, "default", action);
+void ReadMapping(Diagnostics& out, const YamlNode& node, tpx_mapping& mapping) {
+  mapping = ReadChoice<tpx_mapping>(out, node, "mapping", kMappings).value_or(mapping);
 }
 
 std::vector<Rule> ReadRules(Diagnostics& out, const YamlNode& node, const Sets& sets,
@@ -168,10 +183,11 @@ std::vector<Rule> ReadRules(Diagnostics& out, const YamlNode& node, const Sets& 
 void AppendDefault(std::vector<Rule>& rules, tpx_action action, const RuleDefaults& defaults) {
   if (action == TPX_ACTION_PROXY) {
     rules.push_back({.name = std::string(kDefaultName),
-                     .protocols = {IPPROTO_TCP},
+                     .protocols = {IPPROTO_TCP, IPPROTO_UDP},
                      .action = action,
                      .fail_mode = defaults.fail_mode,
-                     .source = defaults.source});
+                     .source = defaults.source,
+                     .mapping = defaults.mapping});
     rules.push_back({.name = std::string(kDefaultOtherName), .action = TPX_ACTION_BYPASS});
   } else {
     rules.push_back({.name = std::string(kDefaultName), .action = action});

@@ -88,14 +88,20 @@ Proxy ReadProxy(Diagnostics& out, const YamlNode& node) {
                              Seconds(out, "interval", t.keepalive_interval_s, kMaxKeepaliveSeconds),
                              Uint(out, "count", t.keepalive_count, 1, kMaxKeepaliveCount)});
                   }};
-  ReadMap(out, node, "proxy",
-          {Uint(out, "workers", p.workers, 0, TPX_MAX_WORKERS),
-           Uint(out, "max_sessions", p.max_sessions, 0, 10'000'000), Uint(out, "pipes", p.pipes, 0, 1024),
-           Duration(out, "connect_timeout", t.connect_ms, 10, 10 * kMinute),
-           Duration(out, "idle_timeout", t.idle_ms, 100, 168 * kHour),
-           Duration(out, "half_closed_timeout", t.half_closed_ms, 100, 168 * kHour),
-           Duration(out, "drain_timeout", t.drain_ms, 0, kHour),
-           Duration(out, "lease", t.lease_ms, 100, kMinute), keepalive});
+  ReadMap(
+      out, node, "proxy",
+      {Uint(out, "workers", p.workers, 0, TPX_MAX_WORKERS),
+       Uint(out, "max_sessions", p.max_sessions, 0, 10'000'000), Uint(out, "pipes", p.pipes, 0, 1024),
+       Duration(out, "connect_timeout", t.connect_ms, 10, 10 * kMinute),
+       Duration(out, "idle_timeout", t.idle_ms, 100, 168 * kHour),
+       Duration(out, "half_closed_timeout", t.half_closed_ms, 100, 168 * kHour),
+       Duration(out, "drain_timeout", t.drain_ms, 0, kHour), Duration(out, "lease", t.lease_ms, 100, kMinute),
+       keepalive, Uint(out, "max_udp_sessions", p.max_udp_sessions, 0, 10'000'000),
+       Uint(out, "max_udp_sessions_per_client", p.max_udp_sessions_per_client, 0, 10'000'000),
+       Uint(out, "udp_reply_sockets", p.udp_reply_sockets, 1, 65'536),
+       Duration(out, "udp_one_way", t.udp_one_way_ms, 100, 168 * kHour),
+       Duration(out, "udp_answered", t.udp_answered_ms, 100, 168 * kHour),
+       Duration(out, "udp_stream", t.udp_stream_ms, 100, 168 * kHour)});
   return p;
 }
 

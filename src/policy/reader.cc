@@ -159,6 +159,14 @@ std::optional<uint32_t> ReadDuration(Diagnostics& out, const YamlNode& node, std
   return static_cast<uint32_t>(*count * unit->ms);
 }
 
+std::optional<uint16_t> ParsePort(std::string_view text) {
+  uint16_t port = 0;
+  bool zeros = text.size() > 1 && text[0] == '0';
+  auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), port);
+  if (zeros || error != std::errc() || end != text.data() + text.size()) return std::nullopt;
+  return port;
+}
+
 bool IsName(std::string_view text) {
   return !text.empty() && text.size() <= 63 && std::all_of(text.begin(), text.end(), [](char c) {
     return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') || c == '_' ||

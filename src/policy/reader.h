@@ -70,6 +70,9 @@ std::optional<uint32_t> ReadDuration(Diagnostics& out, const YamlNode& node, std
                                      uint32_t min_ms, uint32_t max_ms);
 std::string FormatDuration(uint32_t ms);
 
+// Decimal without leading zeros.
+std::optional<uint16_t> ParsePort(std::string_view text);
+
 // Letters, digits, '_', '.' and '-', at most 63 bytes.
 bool IsName(std::string_view text);
 

@@ -23,15 +23,19 @@ inline constexpr size_t kMaxPrefixesTotal = 4u * TPX_MAX_PREFIXES;
 struct RuleDefaults {
   tpx_fail_mode fail_mode = TPX_FAIL_OPEN;
   tpx_source_mode source = TPX_SOURCE_MASQUERADE;
+  tpx_mapping mapping = TPX_MAPPING_ENDPOINT_INDEPENDENT;
 };
 
 Interfaces ReadInterfaces(Diagnostics& out, const YamlNode& node);
 Sets ReadSets(Diagnostics& out, const YamlNode& node, const FileReader& read_file);
 void ReadFailMode(Diagnostics& out, const YamlNode& node, tpx_fail_mode& mode);
 void ReadSourceMode(Diagnostics& out, const YamlNode& node, tpx_source_mode& source);
+void ReadMapping(Diagnostics& out, const YamlNode& node, tpx_mapping& mapping);
 std::vector<Rule> ReadRules(Diagnostics& out, const YamlNode& node, const Sets& sets,
                             const RuleDefaults& defaults);
-// One of the actions as `default` takes it.
+// Sets action, and target where it is a redirect; false after an error.
+bool ReadAction(Diagnostics& out, const YamlNode& node, Rule& rule);
+// One of the actions as `default` takes it: a redirect is none.
 void ReadDefaultAction(Diagnostics& out, const YamlNode& node, tpx_action& action);
 // Puts the implicit rules behind `rules`.
 void AppendDefault(std::vector<Rule>& rules, tpx_action action, const RuleDefaults& defaults);

@@ -1,4 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
+#include <netinet/in.h>
+
 #include <cstdlib>
 #include <string>
 #include <string_view>
@@ -24,6 +26,16 @@ void Check(const Diagnostic& diagnostic) {
   }
 }
 
+void Check(const tpx::policy::Rule& rule) {
+  const bool redirect = rule.action == TPX_ACTION_REDIRECT;
+  if (redirect != (rule.target.port != 0)) abort();
+  if (redirect && rule.source != TPX_SOURCE_MASQUERADE) abort();
+  if (rule.is_proxied() && rule.protocols.empty()) abort();
+  for (uint8_t protocol : rule.protocols) {
+    if (rule.is_proxied() && protocol != IPPROTO_TCP && protocol != IPPROTO_UDP) abort();
+  }
+}
+
 }  // namespace
 
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
@@ -33,9 +45,8 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   for (const Diagnostic& error : result.errors) Check(error);
   for (const Diagnostic& warning : result.warnings) Check(warning);
   if (result.errors.size() > tpx::policy::kMaxErrors) abort();
-  if (result.ok() &&
-      (result.config.interfaces.lan.empty() || !tpx::policy::Compile(result.config.policy).ok())) {
-    abort();
-  }
+  if (!result.ok()) return 0;
+  if (result.config.interfaces.lan.empty() || !tpx::policy::Compile(result.config.policy).ok()) abort();
+  for (const tpx::policy::Rule& rule : result.config.policy.rules) Check(rule);
   return 0;
 }

@@ -57,15 +57,17 @@ TEST_P(Cookie, AnAckWithAValidCookieIsSteered) {
 }
 
 TEST_P(Cookie, AnyListenerJudgesTheCookieOfAnother) {
-  runner().StartWorkers(4);
+  constexpr uint32_t kWorkers = 9;
+  runner().StartWorkers(kWorkers);
   Wire wire;
   auto cookie = CookieOf(wire, 5);
   ASSERT_TRUE(cookie.has_value());
-  for (uint32_t worker = 0; worker < 4; ++worker) {
+  for (uint32_t worker = 0; worker < kWorkers; ++worker) {
     EXPECT_EQ(Lan(FromHost(runner().listen_port()).Sequence(6, *cookie + 1).Ack()), Leaves(TPX_R_COOKIE))
         << worker;
     runner().CloseListeners(worker);
   }
+  EXPECT_EQ(Lan(FromHost(runner().listen_port()).Sequence(6, *cookie + 1).Ack()), Leaves(TPX_R_DIRECT));
 }
 
 TEST_P(Cookie, ABogusAckIsDirect) {

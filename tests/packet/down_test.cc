@@ -34,7 +34,7 @@ class Workers : public FamilyTest {
     Packet syn = Packet().Ip(family.client, family.server).Tcp(sport, kProxied).Syn();
     if (Lan(syn).reason != TPX_R_RULE_PROXY) return -1;
     tpx_flow flow = FlowOf(Address(family.client), sport, Address(family.server), kProxied);
-    return runner().Lookup(flow).listener / TPX_SOURCE_MODES;
+    return runner().Lookup(flow).listener / TPX_LISTENER_KINDS;
   }
 };
 TPX_BOTH_FAMILIES(Workers);

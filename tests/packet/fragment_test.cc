@@ -55,14 +55,78 @@ TEST_P(Fragment, P03_LaterFragmentBeforeTheFirstIsDroppedWhereARuleMayDenyIt) {
 
 TEST_P(Fragment, P03_FateIsOfOneDatagramOnly) {
   Lan(First(kProxied, 1));
+  Lan(First(kBypassed, 2));
   PublishOpen();
+  EXPECT_EQ(Lan(Later(1)), Leaves(TPX_R_FRAG_STEERED));
   EXPECT_EQ(Lan(Later(2)), Leaves(TPX_R_FRAG_PASSED));
   Packet other = Packet().Ip(f().client, f().other_server).Fragment(64, false, 1).Protocol(kTcp).Payload(8);
   EXPECT_EQ(Lan(other), Leaves(TPX_R_FRAG_PASSED));
   if (v4()) {
     EXPECT_EQ(Lan(Later(1, 64, kUdp)), Leaves(TPX_R_FRAG_PASSED)) << "IPv4 numbers per protocol";
   }
-  EXPECT_EQ(Lan(Later(1)), Leaves(TPX_R_FRAG_STEERED));
+}
+
+TEST_P(Fragment, P03_AFragmentAheadOfItsFirstFollowsTheLastFirstOfTheTwoAddresses) {
+  Lan(First(kProxied, 1));
+  EXPECT_EQ(Lan(Later(2)), Leaves(TPX_R_FRAG_AHEAD));
+  Lan(First(kBypassed, 3));
+  EXPECT_EQ(Lan(Later(4)), Leaves(TPX_R_FRAG_PASSED)) << "though a rule may deny it";
+  Lan(First(kDropped, 5));
+  EXPECT_EQ(Lan(Later(6)), Leaves(TPX_R_FRAG_DROPPED));
+  PublishOpen();
+  EXPECT_EQ(Lan(Later(7)), Leaves(TPX_R_FRAG_DROPPED));
+  EXPECT_EQ(Lan(Later(8, 64, kUdp)), Leaves(TPX_R_FRAG_PASSED)) << "another protocol";
+  Packet other = Packet().Ip(f().client, f().other_server).Fragment(64, false, 9).Protocol(kTcp).Payload(8);
+  EXPECT_EQ(Lan(other), Leaves(TPX_R_FRAG_PASSED)) << "another server";
+  runner().AgeFragments(61'000);
+  EXPECT_EQ(Lan(Later(7)), Leaves(TPX_R_FRAG_PASSED)) << "long ago";
+}
+
+TEST_P(Fragment, P03_AFirstFragmentThatComesLateIsJudgedAsEver) {
+  Lan(First(kProxied, 1));
+  EXPECT_EQ(Lan(Later(2)), Leaves(TPX_R_FRAG_AHEAD));
+  EXPECT_EQ(Lan(First(kDropped, 2)), Leaves(TPX_R_RULE_DROP));
+  EXPECT_EQ(Lan(Later(2, 128)), Leaves(TPX_R_FRAG_DROPPED));
+}
+
+TEST_P(Fragment, FromTheWanAFragmentAheadFollowsTheLastFirstToo) {
+  Lan(First(kProxied, 1));
+  EXPECT_EQ(Wan(Later(2)), Leaves(TPX_R_FRAG_AHEAD));
+  EXPECT_EQ(Wan(First(kProxied, 3)), Leaves(TPX_R_WAN));
+  EXPECT_EQ(Wan(Later(4)), Leaves(TPX_R_FRAG_PASSED));
+}
+
+TEST_P(Fragment, AUdpFragmentAheadGoesWhereEveryPortGoes) {
+  auto proxied = [](tpx_fail_mode mode) { return RuleFor({}, TPX_ACTION_PROXY, mode, {kUdp}); };
+  runner().Publish(PolicyOf({proxied(TPX_FAIL_OPEN)}));
+  EXPECT_EQ(Lan(Later(1, 64, kUdp)), Leaves(TPX_R_FRAG_AHEAD));
+  EXPECT_EQ(Lan(Later(1, 64, kTcp)), Leaves(TPX_R_FRAG_PASSED));
+  policy::Rule redirected = RuleFor({}, TPX_ACTION_REDIRECT, TPX_FAIL_OPEN, {kUdp});
+  redirected.target = {.addr = Address(f().other_server), .port = 5353};
+  runner().Publish(PolicyOf({redirected}));
+  EXPECT_EQ(Lan(Later(1, 64, kUdp)), Leaves(TPX_R_FRAG_AHEAD));
+  // A rule for TCP before it does not matter, one for a port does.
+  runner().Publish(PolicyOf({RuleFor({}, TPX_ACTION_BYPASS), proxied(TPX_FAIL_OPEN)}));
+  EXPECT_EQ(Lan(Later(1, 64, kUdp)), Leaves(TPX_R_FRAG_AHEAD));
+  runner().Publish(
+      PolicyOf({RuleFor({53}, TPX_ACTION_BYPASS, TPX_FAIL_OPEN, {kUdp}), proxied(TPX_FAIL_OPEN)}));
+  EXPECT_EQ(Lan(Later(1, 64, kUdp)), Leaves(TPX_R_FRAG_PASSED));
+  for (uint32_t worker : {0, 1}) runner().SetLease(worker, -1);
+  for (auto mode : {TPX_FAIL_OPEN, TPX_FAIL_CLOSED, TPX_FAIL_RESET}) {
+    runner().Publish(PolicyOf({proxied(mode)}));
+    EXPECT_EQ(Lan(Later(1, 64, kUdp)),
+              Leaves(mode == TPX_FAIL_OPEN ? TPX_R_FRAG_PASSED : TPX_R_FRAG_DROPPED));
+  }
+}
+
+TEST_P(Fragment, AUdpFragmentAheadOfADirectFlowIsNotSteered) {
+  // Every port is proxied, but the flow began while nobody served.
+  runner().Publish(PolicyOf({RuleFor({}, TPX_ACTION_PROXY, TPX_FAIL_OPEN, {kUdp})}));
+  for (uint32_t worker : {0, 1}) runner().SetLease(worker, -1);
+  Packet first = FromClient().Fragment(0, true, 1).Udp(1, 2).Payload(56);
+  EXPECT_EQ(Lan(first), Leaves(TPX_R_DOWN_OPEN));
+  for (uint32_t worker : {0, 1}) runner().SetLease(worker, 60'000);
+  EXPECT_EQ(Lan(Later(2, 64, kUdp)), Leaves(TPX_R_FRAG_PASSED));
 }
 
 TEST_P(Fragment, P03_ALaterDatagramWithTheSameNumberHasItsOwnFate) {
@@ -115,6 +179,7 @@ TEST_P(Fragment, UdpFragmentsFollowTheRuleOfTheirPorts) {
   EXPECT_EQ(Lan(other), Leaves(TPX_R_RULE_BYPASS));
   EXPECT_EQ(Lan(Later(1, 64, kUdp)), Leaves(TPX_R_FRAG_DROPPED));
   EXPECT_EQ(Lan(Later(2, 64, kUdp)), Leaves(TPX_R_FRAG_PASSED));
+  runner().AgeFragments(61'000);
   EXPECT_EQ(Lan(Later(3, 64, kUdp)), Leaves(TPX_R_FRAG_DROPPED));
   EXPECT_EQ(Lan(Later(3, 64, kTcp)), Leaves(TPX_R_FRAG_PASSED)) << "the rule is about UDP";
 }
@@ -143,6 +208,7 @@ TEST_P(Fragment, P05_HeadersBehindTheFragmentHeaderAreWalked) {
   EXPECT_EQ(Lan(first), Leaves(TPX_R_RULE_PROXY));
   // The later ones name the first header of the fragmentable part, not TCP.
   EXPECT_EQ(Lan(Later(9, 64, kDestination)), Leaves(TPX_R_FRAG_STEERED));
+  EXPECT_EQ(Lan(Later(10, 64, kDestination)), Leaves(TPX_R_FRAG_AHEAD));
 }
 
 TEST_P(Fragment, P03_AWholePacketInOneFragmentIsOrdinary) {

@@ -149,8 +149,8 @@ TEST_P(Header, P04_RoutingHeaders) {
 }
 
 TEST_P(Header, P04_EncryptedAndEmptyPayloadsAreOtherProtocols) {
-  EXPECT_EQ(Lan(FromClient().Protocol(kEsp).Payload(16)), Leaves(TPX_R_NOT_TCP));
-  EXPECT_EQ(Lan(FromClient().NoNextHeader()), Leaves(TPX_R_NOT_TCP));
+  EXPECT_EQ(Lan(FromClient().Protocol(kEsp).Payload(16)), Leaves(TPX_R_OTHER_PROTOCOL));
+  EXPECT_EQ(Lan(FromClient().NoNextHeader()), Leaves(TPX_R_OTHER_PROTOCOL));
 }
 
 TEST_P(Header, P06_TaggedPacketsAreLeftToTheVlanDevice) {

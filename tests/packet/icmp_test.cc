@@ -30,7 +30,7 @@ TEST_P(Icmp, P16_ErrorsAboutAConnectionOfOursAreSteered) {
   EXPECT_EQ(Lan(Error(Sent(connection), 40)), Leaves(TPX_R_ICMP_ERROR));
   EXPECT_EQ(Lan(Error(Sent(connection), 4)), Leaves(TPX_R_ICMP_ERROR));
   connection.Abort();
-  EXPECT_EQ(Lan(Error(Sent(connection))), Leaves(TPX_R_NOT_TCP));
+  EXPECT_EQ(Lan(Error(Sent(connection))), Leaves(TPX_R_OTHER_PROTOCOL));
 }
 
 TEST_P(Icmp, P16_QuotedOptionsAreSkipped) {
@@ -42,14 +42,17 @@ TEST_P(Icmp, P16_QuotedOptionsAreSkipped) {
 
 TEST_P(Icmp, P16_EverythingElsePasses) {
   Connection connection = Connect();
-  EXPECT_EQ(Lan(FromClient().Icmp(8, 128)), Leaves(TPX_R_NOT_TCP)) << "echo request";
-  EXPECT_EQ(Lan(FromClient().Icmp(0, 129)), Leaves(TPX_R_NOT_TCP)) << "echo reply";
-  EXPECT_EQ(Lan(FromClient().Icmp(5, 137).Quote(Sent(connection))), Leaves(TPX_R_NOT_TCP)) << "redirect";
-  EXPECT_EQ(Lan(Error(Sent(connection), 3)), Leaves(TPX_R_NOT_TCP)) << "ports are cut off";
-  EXPECT_EQ(Lan(Error(Sent(connection).Version(5))), Leaves(TPX_R_NOT_TCP));
-  EXPECT_EQ(Lan(Error(Packet().Ip(f().server, f().client).Udp(1, 2))), Leaves(TPX_R_NOT_TCP));
+  EXPECT_EQ(Lan(FromClient().Icmp(8, 128)), Leaves(TPX_R_OTHER_PROTOCOL)) << "echo request";
+  EXPECT_EQ(Lan(FromClient().Icmp(0, 129)), Leaves(TPX_R_OTHER_PROTOCOL)) << "echo reply";
+  EXPECT_EQ(Lan(FromClient().Icmp(5, 137).Quote(Sent(connection))), Leaves(TPX_R_OTHER_PROTOCOL))
+      << "redirect";
+  EXPECT_EQ(Lan(Error(Sent(connection), 3)), Leaves(TPX_R_OTHER_PROTOCOL)) << "ports are cut off";
+  EXPECT_EQ(Lan(Error(Sent(connection).Version(5))), Leaves(TPX_R_OTHER_PROTOCOL));
+  EXPECT_EQ(Lan(Error(Packet().Ip(f().server, f().client).Udp(1, 2))), Leaves(TPX_R_OTHER_PROTOCOL));
+  EXPECT_EQ(Lan(Error(Packet().Ip(f().server, f().client).Protocol(132).Payload(20))),
+            Leaves(TPX_R_OTHER_PROTOCOL));
   EXPECT_EQ(Lan(Error(Packet().Ip(f().server, f().client).Tcp(kProxied + 1, connection.client().port))),
-            Leaves(TPX_R_NOT_TCP))
+            Leaves(TPX_R_OTHER_PROTOCOL))
       << "another connection";
   connection.Abort();
 }

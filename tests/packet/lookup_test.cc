@@ -21,15 +21,15 @@ TPX_BOTH_FAMILIES(Lookup);
 TEST_P(Lookup, SteeredFlowsGetTheListenerOfTheirSourceMode) {
   runner().StartWorkers(1);
   Lan(SynTo(kProxied));
-  EXPECT_EQ(To(kProxied), Found(TPX_R_LK_STEERED, TPX_LISTENER(0, TPX_SOURCE_MASQUERADE)));
+  EXPECT_EQ(To(kProxied), Found(TPX_R_LK_STEERED, TPX_LISTENER(0, TPX_LISTENER_TCP_MASQUERADE)));
   Lan(SynTo(kPreserved));
-  EXPECT_EQ(To(kPreserved), Found(TPX_R_LK_STEERED, TPX_LISTENER(0, TPX_SOURCE_PRESERVE)));
+  EXPECT_EQ(To(kPreserved), Found(TPX_R_LK_STEERED, TPX_LISTENER(0, TPX_LISTENER_TCP_PRESERVE)));
 }
 
 TEST_P(Lookup, WithoutWordFromTcThePolicyIsAsked) {
   runner().StartWorkers(1);
-  EXPECT_EQ(To(kProxied), Found(TPX_R_LK_STEERED, TPX_LISTENER(0, TPX_SOURCE_MASQUERADE)));
-  EXPECT_EQ(To(kPreserved), Found(TPX_R_LK_STEERED, TPX_LISTENER(0, TPX_SOURCE_PRESERVE)));
+  EXPECT_EQ(To(kProxied), Found(TPX_R_LK_STEERED, TPX_LISTENER(0, TPX_LISTENER_TCP_MASQUERADE)));
+  EXPECT_EQ(To(kPreserved), Found(TPX_R_LK_STEERED, TPX_LISTENER(0, TPX_LISTENER_TCP_PRESERVE)));
   EXPECT_EQ(To(kRejected), Found(TPX_R_LK_REFUSED));
   EXPECT_EQ(To(kDropped), Found(TPX_R_LK_REFUSED));
   EXPECT_EQ(To(kBypassed), Found(TPX_R_LK_NOT_OURS));
@@ -91,15 +91,24 @@ TEST_P(Lookup, ServicesOfTheGatewayAreLeftAlone) {
 TEST_P(Lookup, P13_TheListeningPortOfALocalAddressIsRefused) {
   for (const char* own : {f().gateway, f().loopback, f().link_local}) {
     EXPECT_EQ(ToOwn(own, runner().listen_port()), Found(TPX_R_LK_LISTENER_DIALLED)) << own;
-    EXPECT_EQ(ToOwn(own, runner().listen_port(), IPPROTO_UDP), Found(TPX_R_LK_OWN_ADDRESS)) << own;
+    EXPECT_EQ(ToOwn(own, runner().listen_port(), IPPROTO_UDP), Found(TPX_R_LK_LISTENER_DIALLED)) << own;
   }
   runner().control().listen_port = 0;
   EXPECT_EQ(ToOwn(f().gateway, runner().listen_port()), Found(TPX_R_LK_OWN_ADDRESS)) << "nobody listens";
 }
 
-TEST_P(Lookup, DatagramsAreNeverGivenToAListener) {
-  tpx_flow datagram = FlowOf(Address(f().client), kClientPort, Address(f().server), kProxied, IPPROTO_UDP);
-  EXPECT_EQ(runner().Lookup(datagram), Found(TPX_R_LK_NOT_OURS));
+TEST_P(Lookup, PacketsFromTheWanFindTheKernelsOwnSockets) {
+  Lan(SynTo(kProxied));
+  runner().SetRole(0, TPX_ROLE_WAN);
+  for (uint16_t port : {kProxied, kDropped, kBypassed}) {
+    EXPECT_EQ(To(port), Found(TPX_R_LK_WAN)) << port;
+    tpx_flow datagram = FlowOf(Address(f().client), kClientPort, Address(f().server), port, IPPROTO_UDP);
+    EXPECT_EQ(runner().Lookup(datagram), Found(TPX_R_LK_WAN)) << port;
+  }
+  EXPECT_EQ(ToOwn(f().gateway, runner().listen_port()), Found(TPX_R_LK_LISTENER_DIALLED));
+  EXPECT_EQ(ToOwn(f().gateway, 22), Found(TPX_R_LK_OWN_ADDRESS));
+  runner().SetRole(0, TPX_ROLE_LAN);
+  EXPECT_EQ(To(kProxied).reason, TPX_R_LK_STEERED);
 }
 
 }  // namespace

@@ -2,6 +2,7 @@
 // Random policies and packets: the programs must say what a plain reading of the rules says.
 #include <netinet/in.h>
 
+#include <algorithm>
 #include <cstdio>
 #include <random>
 #include <sstream>
@@ -68,8 +69,13 @@ policy::Rule RandomRule(Dice& dice) {
       ports->push_back({std::min(a, b), std::max(a, b)});
     }
   }
-  rule.action = static_cast<tpx_action>(dice.Below(4));
-  rule.source = static_cast<tpx_source_mode>(dice.Below(2));
+  rule.action = static_cast<tpx_action>(dice.Below(5));
+  if (rule.action == TPX_ACTION_REDIRECT) {
+    rule.target = {.addr = dice.Address(dice.OneIn(2), false), .port = dice.Port()};
+  } else {
+    rule.source = static_cast<tpx_source_mode>(dice.Below(2));
+    rule.mapping = static_cast<tpx_mapping>(dice.Below(2));
+  }
   rule.matches_nothing = dice.OneIn(20);
   return rule;
 }
@@ -79,9 +85,9 @@ bool ConcernsOthers(const policy::Policy& policy) {
     if (rule.matches_nothing || (rule.action != TPX_ACTION_DROP && rule.action != TPX_ACTION_REJECT))
       continue;
     bool ports = !rule.sports.empty() || !rule.dports.empty();
-    if (rule.protocols.empty()) return true;
+    if (rule.protocols.empty() && !ports) return true;
     for (uint8_t protocol : rule.protocols) {
-      if (protocol == IPPROTO_UDP || (protocol != IPPROTO_TCP && !ports)) return true;
+      if (protocol != IPPROTO_UDP && protocol != IPPROTO_TCP && !ports) return true;
     }
   }
   return false;
@@ -89,11 +95,26 @@ bool ConcernsOthers(const policy::Policy& policy) {
 
 bool HasSockets(uint8_t protocol) { return protocol == IPPROTO_TCP || protocol == IPPROTO_UDP; }
 
-// Only TCP is answered, with a RST; the rest is dropped.
-tpx_reason ReasonOf(tpx_action action, uint8_t protocol) {
-  if (action == TPX_ACTION_REJECT && protocol != IPPROTO_TCP) action = TPX_ACTION_DROP;
-  constexpr tpx_reason kReasons[] = {TPX_R_RULE_BYPASS, TPX_R_RULE_PROXY, TPX_R_RULE_DROP, TPX_R_RULE_REJECT};
+tpx_reason ReasonOf(tpx_action action) {
+  constexpr tpx_reason kReasons[] = {TPX_R_RULE_BYPASS, TPX_R_RULE_PROXY, TPX_R_RULE_DROP, TPX_R_RULE_REJECT,
+                                     TPX_R_RULE_PROXY};
   return kReasons[action];
+}
+
+tpx_listener ListenerOf(const policy::Rule& rule, uint8_t protocol) {
+  const bool redirected = rule.action == TPX_ACTION_REDIRECT, preserved = rule.source == TPX_SOURCE_PRESERVE;
+  if (protocol == IPPROTO_TCP) {
+    return redirected  ? TPX_LISTENER_TCP_REDIRECT
+           : preserved ? TPX_LISTENER_TCP_PRESERVE
+                       : TPX_LISTENER_TCP_MASQUERADE;
+  }
+  if (redirected || rule.mapping == TPX_MAPPING_ADDRESS_AND_PORT_DEPENDENT) return TPX_LISTENER_UDP_PAIR;
+  return preserved ? TPX_LISTENER_UDP_PRESERVE : TPX_LISTENER_UDP_MASQUERADE;
+}
+
+bool SameTarget(const std::optional<tpx_verdict>& verdict, const Endpoint& target) {
+  return verdict.has_value() && verdict->action == TPX_ACTION_REDIRECT &&
+         IpAddr{verdict->to.addr} == target.addr && ntohs(verdict->to.port) == target.port;
 }
 
 class Oracle : public PacketTest {
@@ -113,23 +134,37 @@ class Oracle : public PacketTest {
     if (flow.protocol == IPPROTO_UDP) return packet.Udp(flow.sport, flow.dport);
     return packet.Protocol(flow.protocol).Payload(8);
   }
-  // tc's decision for the first packet, then sk_lookup's with tc's word and without.
-  static void Compare(const policy::Policy& policy, const policy::TestFlow& flow, bool concerns_others) {
+  // tc's decision for the first packet, then sk_lookup's with tc's word and without. Whether the
+  // packet counts for its rule.
+  static void Compare(const policy::Policy& policy, const policy::TestFlow& flow, bool concerns_others,
+                      bool* counts) {
     size_t rule = policy::FirstMatch(policy, flow);
     tpx_action action = policy.rules[rule].action;
-    bool judged = flow.protocol == IPPROTO_TCP || concerns_others;
-    ASSERT_EQ(Lan(FirstPacketOf(flow)), Leaves(judged ? ReasonOf(action, flow.protocol) : TPX_R_NOT_TCP))
+    tpx_flow key = FlowOf(flow.src, flow.sport, flow.dst, flow.dport, flow.protocol);
+    bool known = flow.protocol == IPPROTO_UDP && runner().InFlows(key);
+    bool judged = HasSockets(flow.protocol) || concerns_others;
+    bool proxied = action == TPX_ACTION_PROXY || action == TPX_ACTION_REDIRECT;
+    *counts = judged && !known;
+    runner().AllowRefusals();
+    ASSERT_EQ(Lan(FirstPacketOf(flow)), Leaves(!judged   ? TPX_R_OTHER_PROTOCOL
+                                               : !known  ? ReasonOf(action)
+                                               : proxied ? TPX_R_ESTABLISHED
+                                                         : TPX_R_DIRECT))
         << "rule " << rule;
     if (!HasSockets(flow.protocol)) return;  // nor does sk_lookup run
-    tpx_flow key = FlowOf(flow.src, flow.sport, flow.dst, flow.dport, flow.protocol);
+    if (flow.protocol == IPPROTO_UDP) {
+      ASSERT_EQ(runner().InFlows(key), proxied || action == TPX_ACTION_BYPASS) << "rule " << rule;
+    }
     for (int with_word = 1; with_word >= 0; --with_word) {
       LookupOutcome found = runner().Lookup(key);
-      tpx_reason expected = action == TPX_ACTION_BYPASS  ? TPX_R_LK_NOT_OURS
-                            : action == TPX_ACTION_PROXY ? TPX_R_LK_STEERED
-                                                         : TPX_R_LK_REFUSED;
+      tpx_reason expected = action == TPX_ACTION_BYPASS ? TPX_R_LK_NOT_OURS
+                            : proxied                   ? TPX_R_LK_STEERED
+                                                        : TPX_R_LK_REFUSED;
       ASSERT_EQ(found.reason, expected) << "rule " << rule;
       if (expected != TPX_R_LK_STEERED) continue;
-      ASSERT_EQ(found.listener % TPX_SOURCE_MODES, policy.rules[rule].source);
+      ASSERT_EQ(found.listener % TPX_LISTENER_KINDS, ListenerOf(policy.rules[rule], flow.protocol));
+      if (action != TPX_ACTION_REDIRECT) continue;
+      ASSERT_TRUE(SameTarget(runner().Remembered(key), policy.rules[rule].target)) << "rule " << rule;
     }
   }
 };
@@ -143,18 +178,19 @@ TEST_F(Oracle, ProgramsAgreeWithAPlainReadingOfTheRules) {
     for (policy::Rule& rule : rules) rule = RandomRule(dice);
     policy::Policy policy = PolicyOf(rules);
     runner().Publish(policy);
-    bool concerns_others = ConcernsOthers(policy);
+    runner().ForgetFlows();
+    bool concerns_others = ConcernsOthers(policy), counts = false;
     std::vector<uint64_t> expected(policy.rules.size());
     for (size_t i = 0; i < expected.size(); ++i) {
       expected[i] = runner().RuleHits(runner().generation(), static_cast<uint32_t>(i));
     }
     for (uint32_t i = 0; i < packets; ++i) {
       policy::TestFlow flow = RandomFlow(dice);
-      Compare(policy, flow, concerns_others);
+      Compare(policy, flow, concerns_others, &counts);
       ASSERT_FALSE(HasFatalFailure())
           << "seed " << seed << ": " << flow.src.ToString() << " " << flow.sport << " > "
           << flow.dst.ToString() << " " << flow.dport << " protocol " << unsigned{flow.protocol};
-      if (flow.protocol == IPPROTO_TCP || concerns_others) ++expected[policy::FirstMatch(policy, flow)];
+      if (counts) ++expected[policy::FirstMatch(policy, flow)];
     }
     for (size_t i = 0; i < expected.size(); ++i) {
       ASSERT_EQ(runner().RuleHits(runner().generation(), static_cast<uint32_t>(i)), expected[i])
@@ -186,29 +222,42 @@ TEST_F(Oracle, PrefixesBeyondTheBlocksAreFoundInTheTrie) {
                           2};
     auto* last = reinterpret_cast<uint8_t*>(&flow.dst.raw) + 15;
     *last = static_cast<uint8_t>(listed ? *last : 6 + dice.Below(3));
-    Compare(policy, flow, false);
+    bool counts = false;
+    Compare(policy, flow, false, &counts);
     ASSERT_FALSE(HasFatalFailure()) << flow.dst.ToString();
   }
 }
 
-// Whether any assignment of ports to the packet would be denied, tried one by one.
-bool MayBeDenied(const policy::Policy& policy, policy::TestFlow flow) {
-  for (size_t i = 0; i < policy.rules.size(); ++i) {
-    policy::Rule rule = policy.rules[i];
+bool AllPorts(const std::vector<policy::PortRange>& ranges) {
+  return ranges.empty() || std::any_of(ranges.begin(), ranges.end(), [](const policy::PortRange& range) {
+           return range.first == 0 && range.last == 65535;
+         });
+}
+
+enum class Portless { kPass, kDrop, kProxy };
+
+// What becomes of a packet whose ports are unknown: the first rule that could match it proxies it whatever
+// they are; or any assignment of ports would be denied, tried one by one.
+Portless WithoutPorts(const policy::Policy& policy, const policy::TestFlow& flow) {
+  bool first = true;
+  for (const policy::Rule& rule : policy.rules) {
     policy::Rule any_port = rule;
     any_port.sports.clear();
     any_port.dports.clear();
     if (!policy::reference::Matches(any_port, flow)) continue;
-    bool portless = rule.sports.empty() && rule.dports.empty();
-    if (!HasSockets(flow.protocol) && !portless) continue;
-    if (rule.action == TPX_ACTION_DROP || rule.action == TPX_ACTION_REJECT) return true;
-    if (portless) return false;
+    bool portless = AllPorts(rule.sports) && AllPorts(rule.dports);
+    if (!HasSockets(flow.protocol) && !(rule.sports.empty() && rule.dports.empty())) continue;
+    if (rule.action == TPX_ACTION_DROP || rule.action == TPX_ACTION_REJECT) return Portless::kDrop;
+    if (first && portless && rule.is_proxied() && flow.protocol == IPPROTO_UDP) return Portless::kProxy;
+    if (portless) return Portless::kPass;
+    first = false;
   }
-  return false;
+  return Portless::kPass;
 }
 
 TEST_F(Oracle, FragmentsWithoutTheirFirstAgreeToo) {
   const uint32_t policies = Scaled(40), packets = 300;
+  runner().StartWorkers(1);
   for (uint32_t seed = 1; seed <= policies; ++seed) {
     Dice dice(seed + 1'000'000);
     std::vector<policy::Rule> rules(dice.Below(12));
@@ -219,7 +268,8 @@ TEST_F(Oracle, FragmentsWithoutTheirFirstAgreeToo) {
       policy::TestFlow flow = RandomFlow(dice);
       Packet later =
           Packet().Ip(flow.src, flow.dst).Fragment(64, false, i).Protocol(flow.protocol).Payload(8);
-      ASSERT_EQ(Lan(later), Leaves(MayBeDenied(policy, flow) ? TPX_R_FRAG_DROPPED : TPX_R_FRAG_PASSED))
+      constexpr tpx_reason kExpected[] = {TPX_R_FRAG_PASSED, TPX_R_FRAG_DROPPED, TPX_R_FRAG_AHEAD};
+      ASSERT_EQ(Lan(later), Leaves(kExpected[static_cast<int>(WithoutPorts(policy, flow))]))
           << "seed " << seed << " packet " << i;
     }
   }

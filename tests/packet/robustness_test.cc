@@ -16,9 +16,21 @@ std::vector<Bytes> Seeds() {
   for (const Family& f : kFamilies) {
     auto ip = [&f] { return Packet().Ip(f.client, f.server); };
     for (const Packet& packet :
-         {ip().Tcp(kClientPort, kProxied).Syn(), ip().Tcp(kClientPort, kDropped).Syn().Payload(64),
-          ip().Tcp(1, 2).Ack(), ip().Vlan(0).Tcp(1, kRejected).Syn(), ip().Vlan(7).Udp(1, 2), ip().Udp(1, 53),
-          ip().Protocol(132).Payload(20), ip().Fragment(0, true).Tcp(1, kDropped).Syn().Payload(40),
+         {ip().Tcp(kClientPort, kProxied).Syn(),
+          ip().Tcp(kClientPort, kDropped).Syn().Payload(64),
+          ip().Tcp(1, 2).Ack(),
+          ip().Vlan(0).Tcp(1, kRejected).Syn(),
+          ip().Vlan(7).Udp(1, 2),
+          ip().Udp(1, 53),
+          ip().Udp(1, kProxied).Payload(32),
+          ip().Udp(1, kRejected).Payload(32),
+          ip().Udp(1, kRejected).UnfinishedChecksum(),
+          ip().Extension(0).Udp(1, kProxied),
+          ip().Fragment(0, true).Udp(1, kProxied).Payload(40),
+          ip().Fragment(64, false).Protocol(17).Payload(24),
+          ip().Icmp(3, 1).Quote(Packet().Ip(f.server, f.client).Udp(kProxied, 1)),
+          ip().Protocol(132).Payload(20),
+          ip().Fragment(0, true).Tcp(1, kDropped).Syn().Payload(40),
           ip().Fragment(0, true).Tcp(1, kDropped).Syn().TransportBytes(8),
           ip().Fragment(64, false).Protocol(6).Payload(24),
           ip().Option({7, 7, 4, 0, 0, 0, 0}).Tcp(1, kProxied).Syn(),
@@ -76,9 +88,11 @@ TPX_BOTH_FAMILIES(Robustness);
 
 TEST_P(Robustness, P18_DamagedPacketsKeepTheInvariants) {
   constexpr uint32_t kBatch = 1000;
-  runner().Publish(PolicyOf({RuleFor({kProxied}, TPX_ACTION_PROXY), RuleFor({kDropped}, TPX_ACTION_DROP),
-                             RuleFor({kRejected}, TPX_ACTION_REJECT),
-                             RuleFor({53}, TPX_ACTION_DROP, TPX_FAIL_OPEN, {17})}));
+  runner().Publish(
+      PolicyOf({RuleFor({kProxied}, TPX_ACTION_PROXY), RuleFor({kDropped}, TPX_ACTION_DROP),
+                RuleFor({kRejected}, TPX_ACTION_REJECT), RuleFor({53}, TPX_ACTION_DROP, TPX_FAIL_OPEN, {17}),
+                RuleFor({kProxied}, TPX_ACTION_PROXY, TPX_FAIL_RESET, {17}),
+                RuleFor({}, TPX_ACTION_REJECT, TPX_FAIL_OPEN, {17, 132})}));
   Mutator mutator(v4() ? 4 : 6);
   constexpr uint32_t kMarks[] = {0, 0x12345, kSteerMark | 1};
   runner().TakeCounts();

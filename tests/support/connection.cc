@@ -10,8 +10,8 @@
 namespace tpx::test {
 namespace {
 
-UniqueFd BoundSocket(const Endpoint& at) {
-  UniqueFd fd(socket(AF_INET6, SOCK_STREAM | SOCK_CLOEXEC, 0));
+UniqueFd BoundSocket(const Endpoint& at, int type) {
+  UniqueFd fd(socket(AF_INET6, type | SOCK_CLOEXEC, 0));
   TPX_PCHECK(fd.get() >= 0);
   const int one = 1, zero = 0;
   TPX_PCHECK(setsockopt(fd.get(), SOL_SOCKET, SO_REUSEADDR, &one, sizeof(one)) == 0);
@@ -36,14 +36,13 @@ void CloseInOrder(UniqueFd& first, UniqueFd& second) {
 
 }  // namespace
 
-Connection::Connection(const Endpoint& client, const Endpoint& server) : listener_(BoundSocket(server)) {
+Connection::Connection(const Endpoint& client, const Endpoint& server)
+    : listener_(BoundSocket(server, SOCK_STREAM)) {
   TPX_PCHECK(listen(listener_.get(), 1) == 0);
-  client_fd_ = BoundSocket(client);
+  client_fd_ = BoundSocket(client, SOCK_STREAM);
+  ConnectTo(client_fd_, server);
   sockaddr_storage address{};
-  socklen_t length = server.ToSockaddr6(address);
-  TPX_PCHECK(connect(client_fd_.get(), reinterpret_cast<sockaddr*>(&address), length) == 0)
-      << server.ToString();
-  length = sizeof(address);
+  socklen_t length = sizeof(address);
   server_fd_ =
       UniqueFd(accept4(listener_.get(), reinterpret_cast<sockaddr*>(&address), &length, SOCK_CLOEXEC));
   TPX_PCHECK(server_fd_.get() >= 0);
@@ -61,6 +60,14 @@ void Connection::Abort() {
     TPX_PCHECK(setsockopt(fd->get(), SOL_SOCKET, SO_LINGER, &at_once, sizeof(at_once)) == 0);
     fd->Reset();
   }
+}
+
+UniqueFd DatagramSocket(const Endpoint& at) { return BoundSocket(at, SOCK_DGRAM); }
+
+void ConnectTo(const UniqueFd& socket, const Endpoint& peer) {
+  sockaddr_storage address{};
+  socklen_t length = peer.ToSockaddr6(address);
+  TPX_PCHECK(connect(socket.get(), reinterpret_cast<sockaddr*>(&address), length) == 0) << peer.ToString();
 }
 
 }  // namespace tpx::test

@@ -28,4 +28,8 @@ class Connection {
   Endpoint client_;
 };
 
+// A UDP socket for both families, bound to `at`, whether the address is the machine's or not.
+UniqueFd DatagramSocket(const Endpoint& at);
+void ConnectTo(const UniqueFd& socket, const Endpoint& peer);
+
 }  // namespace tpx::test

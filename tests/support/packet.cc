@@ -69,6 +69,11 @@ Packet& Packet::Option(const Bytes& option) {
   return *this;
 }
 
+Packet& Packet::DontFragment() {
+  v4_fragment_ |= 0x4000;
+  return *this;
+}
+
 Packet& Packet::Extension(uint8_t type, size_t length_bytes) {
   Bytes bytes(length_bytes, 0);
   bytes[1] = static_cast<uint8_t>(type == kAuthHeader ? length_bytes / 4 - 2 : length_bytes / 8 - 1);
@@ -118,6 +123,11 @@ Packet& Packet::Icmp(uint8_t v4_type, uint8_t v6_type) {
   protocol_ = static_cast<uint8_t>(is_v4() ? +IPPROTO_ICMP : +IPPROTO_ICMPV6);
   transport_.assign(8, 0);
   transport_[0] = is_v4() ? v4_type : v6_type;
+  return *this;
+}
+
+Packet& Packet::Code(uint8_t code) {
+  transport_.at(1) = code;
   return *this;
 }
 
@@ -179,6 +189,21 @@ Packet& Packet::DataOffset(uint8_t words) {
   return *this;
 }
 
+Packet& Packet::UdpLength(uint16_t bytes) {
+  udp_length_ = bytes;
+  return *this;
+}
+
+Packet& Packet::NoChecksum() {
+  no_checksum_ = true;
+  return *this;
+}
+
+Packet& Packet::UnfinishedChecksum() {
+  unfinished_checksum_ = true;
+  return *this;
+}
+
 Packet& Packet::BadChecksums() {
   bad_checksums_ = true;
   return *this;
@@ -202,10 +227,11 @@ Packet& Packet::Padding(const Bytes& bytes) {
 Bytes Packet::Transport() const {
   Bytes bytes = transport_;
   Append(bytes, payload_);
-  if (protocol_ == IPPROTO_UDP && bytes.size() >= 8) Put16(bytes, 4, static_cast<uint16_t>(bytes.size()));
+  if (protocol_ == IPPROTO_UDP && bytes.size() >= 8)
+    Put16(bytes, 4, udp_length_.value_or(static_cast<uint16_t>(bytes.size())));
   if (transport_bytes_) bytes.resize(std::min(bytes.size(), *transport_bytes_));
   size_t field = protocol_ == IPPROTO_TCP ? 16 : protocol_ == IPPROTO_UDP ? 6 : 2;
-  if (transport_.empty() || bytes.size() < field + 2) return bytes;
+  if (transport_.empty() || bytes.size() < field + 2 || no_checksum_) return bytes;
   if (protocol_ != IPPROTO_ICMP) {
     Bytes pseudo(8, 0);
     const auto* src = reinterpret_cast<const uint8_t*>(&src_.raw);
@@ -215,8 +241,9 @@ Bytes Packet::Transport() const {
     pseudo.insert(pseudo.end(), dst, dst + 16);
     Put32(pseudo, 0, static_cast<uint32_t>(bytes.size()));
     pseudo[7] = protocol_;
-    Append(pseudo, bytes);
-    Put16(bytes, field, Checksum(pseudo, 0, pseudo.size()));
+    if (!unfinished_checksum_) Append(pseudo, bytes);
+    const uint16_t checksum = Checksum(pseudo, 0, pseudo.size());
+    Put16(bytes, field, unfinished_checksum_ ? static_cast<uint16_t>(~checksum) : checksum);
   } else {
     Put16(bytes, field, Checksum(bytes, 0, bytes.size()));
   }
@@ -268,13 +295,21 @@ Bytes Packet::Datagram() const {
 
 bool ChecksumsHold(const Bytes& frame) {
   const bool v4 = frame.at(12) == 0x08;
-  const size_t tcp = kEthernetBytes + (v4 ? 20 : 40), addresses = tcp - (v4 ? 8 : 32);
-  if (v4 && Checksum(frame, kEthernetBytes, tcp) != 0) return false;
+  const size_t transport = kEthernetBytes + (v4 ? 20 : 40), addresses = transport - (v4 ? 8 : 32);
+  if (v4 && Checksum(frame, kEthernetBytes, transport) != 0) return false;
+  const uint8_t protocol = frame.at(kEthernetBytes + (v4 ? 9 : 6));
+  if (protocol == IPPROTO_ICMP) return Checksum(frame, transport, frame.size()) == 0;
   Bytes pseudo(8, 0);
-  Put32(pseudo, 0, static_cast<uint32_t>(frame.size() - tcp));
-  pseudo[7] = IPPROTO_TCP;
+  Put32(pseudo, 0, static_cast<uint32_t>(frame.size() - transport));
+  pseudo[7] = protocol;
   pseudo.insert(pseudo.end(), frame.begin() + static_cast<ptrdiff_t>(addresses), frame.end());
   return Checksum(pseudo, 0, pseudo.size()) == 0;
+}
+
+bool ChecksumIsFinal(const Bytes& frame) {
+  const uint16_t finished = Checksum(frame, frame.size() - 8, frame.size());
+  const uint16_t field = static_cast<uint16_t>(frame.at(frame.size() - 2) << 8 | frame.at(frame.size() - 1));
+  return finished % 0xffff == field % 0xffff;  // 0 has two forms
 }
 
 Bytes Packet::Build() const {

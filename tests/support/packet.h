@@ -33,6 +33,7 @@ class Packet {
   // Forces the IPv6 header, also for IPv4-mapped addresses.
   Packet& AsV6();
   Packet& Option(const Bytes& option);  // IPv4
+  Packet& DontFragment();               // IPv4; nothing for IPv6
   Packet& Extension(uint8_t type,
                     size_t length_bytes = 8);            // IPv6: hop-by-hop (0), destination (60), AH (51)
   Packet& Routing(uint8_t type, uint8_t segments_left);  // IPv6
@@ -44,6 +45,7 @@ class Packet {
   Packet& Tcp(uint16_t sport, uint16_t dport);
   Packet& Udp(uint16_t sport, uint16_t dport);
   Packet& Icmp(uint8_t v4_type, uint8_t v6_type);
+  Packet& Code(uint8_t code);                                       // of Icmp
   Packet& Quote(const Packet& quoted, size_t transport_bytes = 8);  // behind Icmp
   Packet& Protocol(uint8_t number);                                 // no transport header
   Packet& Payload(size_t length_bytes, uint8_t fill = 'x');
@@ -61,6 +63,9 @@ class Packet {
   Packet& Version(uint8_t version);
   Packet& TotalLength(uint16_t bytes);  // of IPv4, or the payload length of IPv6
   Packet& DataOffset(uint8_t words);    // TCP
+  Packet& UdpLength(uint16_t bytes);
+  Packet& NoChecksum();          // UDP: 0
+  Packet& UnfinishedChecksum();  // UDP: as where the device is to finish it
   Packet& BadChecksums();
   Packet& TransportBytes(size_t length);  // cuts the datagram behind so much of transport header and payload
   Packet& Cut(
@@ -97,10 +102,16 @@ class Packet {
   std::optional<uint16_t> total_length_;
   std::optional<size_t> transport_bytes_, cut_;
   Bytes padding_;
-  bool bad_checksums_ = false;
+  std::optional<uint16_t> udp_length_;
+  bool bad_checksums_ = false, no_checksum_ = false, unfinished_checksum_ = false;
 };
 
-// Whether the checksums of an Ethernet frame with TCP and neither options nor extension headers hold.
+// Whether the checksums of an Ethernet frame with TCP, ICMP or ICMPv6 and neither
+// options nor extension headers hold.
 bool ChecksumsHold(const Bytes& frame);
+
+// Whether the UDP header that a frame ends with bears the very checksum that a device would write when it
+// finishes it.
+bool ChecksumIsFinal(const Bytes& frame);
 
 }  // namespace tpx::test

@@ -111,6 +111,48 @@ class FamilyTest : public PacketTest, public ::testing::WithParamInterface<Famil
   }
 };
 
+// The same ports for UDP, and two more.
+enum UdpPort : uint16_t {
+  kPaired = 447,      // proxied, one upstream port per destination
+  kRedirected = 448,  // to kTargetPort of the other server
+};
+inline constexpr uint16_t kTargetPort = 5353;
+
+class DatagramTest : public FamilyTest {
+ protected:
+  static constexpr uint8_t kUdp = 17;
+
+  void SetUp() override {
+    FamilyTest::SetUp();
+    if (IsSkipped() || HasFatalFailure()) return;
+    runner().Publish(UdpPolicy());
+  }
+
+  policy::Policy UdpPolicy() const {
+    auto rule = [](uint16_t port, tpx_action action, tpx_fail_mode mode = TPX_FAIL_OPEN) {
+      return RuleFor({port}, action, mode, {kUdp});
+    };
+    policy::Rule preserved = rule(kPreserved, TPX_ACTION_PROXY), paired = rule(kPaired, TPX_ACTION_PROXY),
+                 redirected = rule(kRedirected, TPX_ACTION_REDIRECT);
+    preserved.source = TPX_SOURCE_PRESERVE;
+    paired.mapping = TPX_MAPPING_ADDRESS_AND_PORT_DEPENDENT;
+    redirected.target = {.addr = Address(f().other_server), .port = kTargetPort};
+    return PolicyOf({rule(kProxied, TPX_ACTION_PROXY),
+                     rule(kProxiedClosed, TPX_ACTION_PROXY, TPX_FAIL_CLOSED),
+                     rule(kProxiedReset, TPX_ACTION_PROXY, TPX_FAIL_RESET), preserved, paired, redirected,
+                     rule(kDropped, TPX_ACTION_DROP), rule(kRejected, TPX_ACTION_REJECT)});
+  }
+
+  Packet To(uint16_t port, uint16_t sport = kClientPort) const {
+    return FromClient().Udp(sport, port).Payload(32);
+  }
+  tpx_flow Flow(uint16_t port, uint16_t sport = kClientPort) const {
+    return FlowOf(Address(f().client), sport, Address(f().server), port, kUdp);
+  }
+  Endpoint Client(uint16_t port = kClientPort) const { return {Address(f().client), port}; }
+  Endpoint Server(uint16_t port) const { return {Address(f().server), port}; }
+};
+
 #define TPX_BOTH_FAMILIES(suite)                                            \
   INSTANTIATE_TEST_SUITE_P(Families, suite, ::testing::ValuesIn(kFamilies), \
                            [](const auto& family) { return family.param.name; })

@@ -73,6 +73,23 @@ void Empty(const bpf_map* map) {
   }
 }
 
+bool IsUdp(uint32_t index) { return index % TPX_LISTENER_KINDS >= TPX_LISTENER_UDP_MASQUERADE; }
+
+UniqueFd Listen(uint16_t port, bool udp) {
+  UniqueFd fd(socket(AF_INET6, (udp ? SOCK_DGRAM : SOCK_STREAM) | SOCK_CLOEXEC, 0));
+  TPX_PCHECK(fd.get() >= 0);
+  const int one = 1, zero = 0;
+  TPX_PCHECK(setsockopt(fd.get(), SOL_SOCKET, SO_REUSEPORT, &one, sizeof(one)) == 0);
+  TPX_PCHECK(setsockopt(fd.get(), IPPROTO_IPV6, IPV6_V6ONLY, &zero, sizeof(zero)) == 0);
+  TPX_PCHECK(setsockopt(fd.get(), IPPROTO_IPV6, IPV6_TRANSPARENT, &one, sizeof(one)) == 0);
+  sockaddr_in6 any{};
+  any.sin6_family = AF_INET6;
+  any.sin6_port = htons(port);
+  TPX_PCHECK(bind(fd.get(), reinterpret_cast<sockaddr*>(&any), sizeof(any)) == 0);
+  TPX_PCHECK(udp || listen(fd.get(), 128) == 0);
+  return fd;
+}
+
 }  // namespace
 
 std::string_view ReasonName(int reason) {
@@ -139,18 +156,24 @@ ProgRunner::~ProgRunner() {
 }
 
 void ProgRunner::Reset() {
-  *control_ = {.abi_version = TPX_ABI_VERSION, .generation = 0, .n_workers = 0, .listen_port = 0};
+  *control_ = {.abi_version = TPX_ABI_VERSION,
+               .generation = 0,
+               .n_workers = 0,
+               .listen_port = 0,
+               .udp_flow_s = 0,
+               .pad = 0};
   std::fill_n(workers_, TPX_MAX_WORKERS, tpx_worker{});
   listeners_.clear();  // closing takes them out of the sockmap
   index_by_cookie_.clear();
-  for (const bpf_map* map :
-       {skeleton_->maps.tpx_local, skeleton_->maps.tpx_flows, skeleton_->maps.tpx_frags}) {
+  for (const bpf_map* map : {skeleton_->maps.tpx_local, skeleton_->maps.tpx_flows, skeleton_->maps.tpx_frags,
+                             skeleton_->maps.tpx_devices}) {
     Empty(map);
   }
   Bytes zeros(sizeof(tpx_handoff) * 2 * static_cast<size_t>(libbpf_num_possible_cpus()), 0);
   for (uint32_t i = 0; i < TPX_HANDOFF_SLOTS; ++i) {
     bpf_map_update_elem(bpf_map__fd(skeleton_->maps.tpx_handoff), &i, zeros.data(), BPF_ANY);
   }
+  AllowRefusals();
   TakeCounts();
 }
 
@@ -199,27 +222,12 @@ void ProgRunner::AddLocal(const IpAddr& addr, tpx_local_kind kind) {
   TPX_PCHECK(bpf_map_update_elem(bpf_map__fd(skeleton_->maps.tpx_local), &addr.raw, &value, BPF_ANY) == 0);
 }
 
-UniqueFd ProgRunner::Listen(uint16_t port) const {
-  UniqueFd fd(socket(AF_INET6, SOCK_STREAM | SOCK_CLOEXEC, 0));
-  TPX_PCHECK(fd.get() >= 0);
-  const int one = 1, zero = 0;
-  TPX_PCHECK(setsockopt(fd.get(), SOL_SOCKET, SO_REUSEPORT, &one, sizeof(one)) == 0);
-  TPX_PCHECK(setsockopt(fd.get(), IPPROTO_IPV6, IPV6_V6ONLY, &zero, sizeof(zero)) == 0);
-  TPX_PCHECK(setsockopt(fd.get(), IPPROTO_IPV6, IPV6_TRANSPARENT, &one, sizeof(one)) == 0);
-  sockaddr_in6 any{};
-  any.sin6_family = AF_INET6;
-  any.sin6_port = htons(port);
-  TPX_PCHECK(bind(fd.get(), reinterpret_cast<sockaddr*>(&any), sizeof(any)) == 0);
-  TPX_PCHECK(listen(fd.get(), 128) == 0);
-  return fd;
-}
-
 void ProgRunner::StartWorkers(uint32_t n) {
   port_ = 0;
   listeners_.clear();
   index_by_cookie_.clear();
-  for (uint32_t index = 0; index < n * TPX_SOURCE_MODES; ++index) {
-    UniqueFd fd = Listen(port_);
+  for (uint32_t index = 0; index < n * TPX_LISTENER_KINDS; ++index) {
+    UniqueFd fd = Listen(port_, IsUdp(index));
     sockaddr_in6 bound{};
     socklen_t length = sizeof(bound);
     TPX_PCHECK(getsockname(fd.get(), reinterpret_cast<sockaddr*>(&bound), &length) == 0);
@@ -244,8 +252,8 @@ void ProgRunner::SetLease(uint32_t worker, int64_t milliseconds) {
 }
 
 void ProgRunner::CloseListeners(uint32_t worker) {
-  for (uint32_t source = 0; source < TPX_SOURCE_MODES; ++source) {
-    listeners_.at(TPX_LISTENER(worker, source)).Reset();
+  for (uint32_t kind = 0; kind < TPX_LISTENER_KINDS; ++kind) {
+    listeners_.at(TPX_LISTENER(worker, kind)).Reset();
   }
 }
 
@@ -351,9 +359,33 @@ uint64_t ProgRunner::RuleHits(uint32_t generation, uint32_t rule) const {
   return sum;
 }
 
-bool ProgRunner::InFlows(const tpx_flow& flow) const {
-  Bytes value(bpf_map__value_size(skeleton_->maps.tpx_flows));
-  return bpf_map_lookup_elem(bpf_map__fd(skeleton_->maps.tpx_flows), &flow, value.data()) == 0;
+std::optional<tpx_verdict> ProgRunner::Remembered(const tpx_flow& flow) const {
+  tpx_verdict verdict{};
+  if (bpf_map_lookup_elem(bpf_map__fd(skeleton_->maps.tpx_flows), &flow, &verdict) != 0) return std::nullopt;
+  return verdict;
+}
+
+void ProgRunner::ForgetFlows() { Empty(skeleton_->maps.tpx_flows); }
+
+void ProgRunner::AgeFlow(const tpx_flow& flow, uint32_t seconds) {
+  auto verdict = Remembered(flow);
+  TPX_CHECK(verdict.has_value());
+  verdict->seen_s -= seconds;
+  TPX_PCHECK(bpf_map_update_elem(bpf_map__fd(skeleton_->maps.tpx_flows), &flow, &*verdict, BPF_EXIST) == 0);
+}
+
+void ProgRunner::SetRole(uint32_t ifindex, tpx_role role) {
+  uint32_t value = role;
+  TPX_PCHECK(bpf_map_update_elem(bpf_map__fd(skeleton_->maps.tpx_devices), &ifindex, &value, BPF_ANY) == 0);
+}
+
+void ProgRunner::StopRefusals() { SetRefusals(NowNs() + 3'600'000'000'000); }
+
+void ProgRunner::SetRefusals(uint64_t next_ns) {
+  std::vector<uint64_t> values(static_cast<size_t>(libbpf_num_possible_cpus()), next_ns);
+  uint32_t zero = 0;
+  TPX_PCHECK(bpf_map_update_elem(bpf_map__fd(skeleton_->maps.tpx_refusals), &zero, values.data(), BPF_ANY) ==
+             0);
 }
 
 void ProgRunner::AgeFragments(int64_t milliseconds) {

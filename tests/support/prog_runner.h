@@ -79,12 +79,15 @@ class ProgRunner {
 
   void AddLocal(const IpAddr& addr, tpx_local_kind kind = TPX_LOCAL_ADDRESS);
 
-  // Workers 0 to n - 1 serve, with a real listener per source mode, all on one port.
+  // Workers 0 to n - 1 serve, with a real listener of each kind, all on one port.
   void StartWorkers(uint32_t n);
   void SetState(uint32_t worker, tpx_worker_state state) { workers_[worker].state = state; }
   void SetLease(uint32_t worker, int64_t milliseconds);
   void CloseListeners(uint32_t worker);
   uint16_t listen_port() const { return port_; }
+  int listener_fd(uint32_t worker, tpx_listener kind) const {
+    return listeners_.at(TPX_LISTENER(worker, kind)).get();
+  }
   tpx_control& control() { return *control_; }
 
   Outcome Run(Hook hook, const Bytes& frame, uint32_t mark = 0);
@@ -101,16 +104,26 @@ class ProgRunner {
   std::array<uint64_t, TPX_REASON_COUNT> TakeCounts();
   uint64_t RuleHits(uint32_t generation, uint32_t rule) const;
 
-  bool InFlows(const tpx_flow& flow) const;
+  bool InFlows(const tpx_flow& flow) const { return Remembered(flow).has_value(); }
+  std::optional<tpx_verdict> Remembered(const tpx_flow& flow) const;
+  void ForgetFlows();
+  // As if the flow's last packet had come so much earlier.
+  void AgeFlow(const tpx_flow& flow, uint32_t seconds);
   // Makes every remembered fragment so much older.
   void AgeFragments(int64_t milliseconds);
+
+  // Test runs have no device: lookups see its index as 0.
+  void SetRole(uint32_t ifindex, tpx_role role);
+  // So many ICMP errors may be sent at once again, or none for an hour.
+  void AllowRefusals() { SetRefusals(0); }
+  void StopRefusals();
 
   int program_fd(Hook hook) const;
   int lookup_fd() const;
   const std::bitset<TPX_REASON_COUNT>& seen() const { return seen_; }
 
  private:
-  UniqueFd Listen(uint16_t port) const;
+  void SetRefusals(uint64_t next_ns);
   int TestRun(Hook hook, const Bytes& frame, __sk_buff& ctx, uint32_t repeat);
 
   tpx_bpf* skeleton_ = nullptr;

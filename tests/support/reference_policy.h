@@ -38,7 +38,7 @@ inline bool InAny(const std::vector<PortRange>& ranges, uint16_t port) {
 inline bool Matches(const Rule& rule, const TestFlow& flow) {
   bool has_ports = flow.protocol == IPPROTO_TCP || flow.protocol == IPPROTO_UDP;
   if (rule.matches_nothing) return false;
-  if (rule.action == TPX_ACTION_PROXY && flow.protocol != IPPROTO_TCP) return false;
+  if (rule.is_proxied() && !has_ports) return false;
   if (!has_ports && !(rule.sports.empty() && rule.dports.empty())) return false;
   if (!rule.protocols.empty() &&
       std::count(rule.protocols.begin(), rule.protocols.end(), flow.protocol) == 0) {

@@ -29,7 +29,7 @@ struct OffloadHeader {
   uint8_t gso_type;
   uint16_t hdr_len, gso_size, csum_start, csum_offset;
 };
-constexpr uint8_t kNeedsChecksum = 1, kGsoTcpV4 = 1, kGsoTcpV6 = 4;
+constexpr uint8_t kNeedsChecksum = 1, kGsoTcpV4 = 1, kGsoTcpV6 = 4, kGsoUdp = 5;
 constexpr int kTcxIngress = 46;  // BPF_TCX_INGRESS, Linux 6.6; older headers lack the name
 
 UniqueFd PacketSocket(const char* device) {
@@ -56,6 +56,13 @@ UniqueFd AttachIngress(const char* device, int program_fd) {
   UniqueFd link(bpf_link_create(program_fd, static_cast<int>(if_nametoindex(device)),
                                 static_cast<bpf_attach_type>(kTcxIngress), nullptr));
   TPX_PCHECK(link.get() >= 0) << device;
+  return link;
+}
+
+UniqueFd AttachLookup(int program_fd) {
+  UniqueFd netns(open("/proc/self/ns/net", O_RDONLY | O_CLOEXEC));
+  UniqueFd link(bpf_link_create(program_fd, netns.get(), BPF_SK_LOOKUP, nullptr));
+  TPX_PCHECK(link.get() >= 0) << "sk_lookup";
   return link;
 }
 
@@ -98,6 +105,17 @@ void Wire::SendSegments(const Bytes& frame, bool v4, uint16_t header_bytes, uint
   SendBehind(offload_.get(), header, frame);
 }
 
+void Wire::SendDatagrams(const Bytes& frame, uint16_t header_bytes, uint16_t segment_bytes) {
+  OffloadHeader header{};
+  header.flags = kNeedsChecksum;
+  header.gso_type = segment_bytes == 0 ? 0 : kGsoUdp;
+  header.hdr_len = header_bytes;
+  header.gso_size = segment_bytes;
+  header.csum_start = static_cast<uint16_t>(header_bytes - 8);
+  header.csum_offset = 6;
+  SendBehind(offload_.get(), header, frame);
+}
+
 std::optional<Bytes> Wire::Receive(const std::function<bool(const Bytes&)>& wanted) {
   Bytes frame(65536);
   pollfd ready{.fd = plain_.get(), .events = POLLIN, .revents = 0};
@@ -121,6 +139,22 @@ Tunnel::Tunnel() : fd_(open("/dev/net/tun", O_RDWR | O_CLOEXEC)) {
 
 void Tunnel::Send(const Bytes& datagram) {
   TPX_PCHECK(write(fd_.get(), datagram.data(), datagram.size()) == static_cast<ssize_t>(datagram.size()));
+}
+
+std::optional<Bytes> Tunnel::Receive() {
+  Bytes packet(65536);
+  pollfd ready{.fd = fd_.get(), .events = POLLIN, .revents = 0};
+  while (poll(&ready, 1, 1000) == 1) {
+    ssize_t length = read(fd_.get(), packet.data(), packet.size());
+    TPX_PCHECK(length >= 0);
+    // Not the neighbour discovery and such of the device itself.
+    const bool v4 = packet[0] >> 4 == 4;
+    const uint8_t protocol = packet[v4 ? 9 : 6], type = packet[v4 ? 20 : 40];
+    if (!(v4 ? protocol == 1 && type == 3 : protocol == 58 && type == 1)) continue;
+    packet.resize(static_cast<size_t>(length));
+    return packet;
+  }
+  return std::nullopt;
 }
 
 }  // namespace tpx::test

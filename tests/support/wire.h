@@ -12,6 +12,9 @@ namespace tpx::test {
 // A program attached to the ingress of a device, detached by the destructor.
 UniqueFd AttachIngress(const char* device, int program_fd);
 
+// The sk_lookup program in this network namespace.
+UniqueFd AttachLookup(int program_fd);
+
 // A veth pair in the network namespace: what Send puts on one end comes in at
 // the other, kIngress, and what the stack answers there comes out of Receive.
 // Needed for what a test run cannot make: damaged IP headers, tags in the
@@ -34,6 +37,9 @@ class Wire {
   // TCP with such segments, whose headers are `header_bytes` long.
   void SendNonLinear(const Bytes& frame, uint16_t linear_bytes);
   void SendSegments(const Bytes& frame, bool v4, uint16_t header_bytes, uint16_t segment_bytes);
+  // The same of UDP, whose header ends at `header_bytes`. Without segments only
+  // the checksum is left to the device.
+  void SendDatagrams(const Bytes& frame, uint16_t header_bytes, uint16_t segment_bytes);
   // The next frame that `wanted` accepts, or nothing within a second.
   std::optional<Bytes> Receive(const std::function<bool(const Bytes&)>& wanted);
 
@@ -47,6 +53,8 @@ class Tunnel {
   static constexpr const char* kDevice = "tpxt0";
   Tunnel();
   void Send(const Bytes& datagram);
+  // The next ICMP error of unreachability that goes out there, or nothing within a second.
+  std::optional<Bytes> Receive();
 
  private:
   UniqueFd fd_;

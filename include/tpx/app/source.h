@@ -26,7 +26,7 @@ struct SourceRequest {
   std::vector<std::string> lan, wan;  // devices, or empty
 };
 
-// In this order: the file asked for; the devices asked for (all TCP from them
+// In this order: the file asked for; the devices asked for (all TCP and UDP from them
 // is proxied, failing open); what is loaded, when prefer_loaded; the file at
 // kDefaultConfigPath. The error says what can be given.
 absl::StatusOr<Source> FindSource(const SourceRequest& request, const control::Paths& paths,

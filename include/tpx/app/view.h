@@ -14,15 +14,19 @@ namespace tpx::app {
 struct RuleView {
   std::string name;
   const char* action = "";     // "proxy", …
-  const char* fail_mode = "";  // "open", …; empty where the action is not proxy
+  const char* fail_mode = "";  // "open", …; empty where nothing is proxied
   const char* source = "";     // "masquerade", …; same
+  const char* mapping = "";    // of a rule that proxies UDP, where it is not the default
+  std::string target{};        // "192.0.2.1:53"; empty where the action is not redirect
 };
 
 // What reading commands show: the loaded state and the counts of its maps.
 struct GatewayView {
   control::StateSnapshot state;
-  observe::Snapshot counts;     // meaningful only when loaded
+  observe::Snapshot counts;     // meaningful only when loaded and not foreign
   std::vector<RuleView> rules;  // of the live generation
+  // Another version of the program loaded it: its maps and files cannot be read.
+  bool foreign() const { return state.abi_version != 0 && state.abi_version != TPX_ABI_VERSION; }
   // A process serves, hung or not: the workers' leases tell that.
   bool running() const { return state.runner.has_value(); }
   uint32_t proxy_pid() const { return static_cast<uint32_t>(state.runner.value_or(0)); }

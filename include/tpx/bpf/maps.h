@@ -16,7 +16,7 @@ inline absl::StatusOr<SharedArray<tpx_control>> OpenControl(const std::string& p
 inline absl::StatusOr<SharedArray<tpx_worker>> OpenWorkers(const std::string& pins, Access access) {
   return SharedArray<tpx_worker>::OpenPinned(pins + "/tpx_workers", TPX_MAX_WORKERS, access);
 }
-// Index TPX_LISTENER(worker, source); written as a descriptor, read as a socket cookie.
+// Index TPX_LISTENER(worker, kind); written as a descriptor, read as a socket cookie.
 inline absl::StatusOr<Map<uint32_t, uint64_t>> OpenListeners(const std::string& pins, Access access) {
   return Map<uint32_t, uint64_t>::OpenPinned(pins + "/tpx_listeners", BPF_MAP_TYPE_SOCKMAP, access);
 }
@@ -32,6 +32,10 @@ inline absl::StatusOr<Map<tpx_addr, uint32_t>> OpenLocal(const std::string& pins
 }
 inline absl::StatusOr<Map<tpx_flow, tpx_verdict>> OpenFlows(const std::string& pins, Access access) {
   return Map<tpx_flow, tpx_verdict>::OpenPinned(pins + "/tpx_flows", BPF_MAP_TYPE_LRU_HASH, access);
+}
+// Key ifindex, value tpx_role.
+inline absl::StatusOr<Map<uint32_t, uint32_t>> OpenDevices(const std::string& pins, Access access) {
+  return Map<uint32_t, uint32_t>::OpenPinned(pins + "/tpx_devices", BPF_MAP_TYPE_HASH, access);
 }
 // Of one inner map per slot, and per slot and dimension (slot * 2 + dimension).
 // The value is a descriptor when written and a map id when read.

@@ -17,6 +17,12 @@
 
 namespace tpx::control {
 
+struct Serving {
+  uint32_t workers = 0;
+  uint16_t port = 0;        // of all listeners
+  uint32_t udp_flow_s = 0;  // a UDP flow that is silent for longer is decided anew; 0: BPF's own default
+};
+
 // The loaded kernel side as a serving process uses it. Not thread-safe, but
 // the workers' slots may be used by other threads all the time. The shared
 // memory stays valid after a detach by somebody else; nobody reads it then.
@@ -27,9 +33,9 @@ class Attached {
   // Slot of the shared page, id < TPX_MAX_WORKERS. Valid as long as this object.
   tpx_worker* worker(uint32_t id) { return &workers_[id]; }
 
-  absl::Status SetListener(uint32_t worker, tpx_source_mode source, int listener_fd);
-  // Tells BPF how many workers there are and on which port they listen.
-  void SetProxy(uint32_t workers, uint16_t port);
+  absl::Status SetListener(uint32_t worker, tpx_listener kind, int listener_fd);
+  // What BPF has to know of the proxy.
+  void SetProxy(const Serving& serving);
   // Takes away those listeners that this object has set and nobody replaced.
   void RemoveListeners();
 
@@ -59,7 +65,7 @@ class Attached {
   bpf::SharedArray<tpx_control> control_;
   bpf::SharedArray<tpx_worker> workers_;
   bpf::Map<uint32_t, uint64_t> listeners_;
-  std::array<uint64_t, TPX_MAX_WORKERS * TPX_SOURCE_MODES> cookies_{};  // of the sockets set; 0: none
+  std::array<uint64_t, TPX_MAX_WORKERS * TPX_LISTENER_KINDS> cookies_{};  // of the sockets set; 0: none
 };
 
 }  // namespace tpx::control

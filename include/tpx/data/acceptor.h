@@ -17,7 +17,7 @@ class AcceptSink {
  public:
   virtual ~AcceptSink() = default;
   // False: could not be served because the system is out of something.
-  virtual bool OnAccepted(UniqueFd client, const Endpoint& address, tpx_source_mode source) = 0;
+  virtual bool OnAccepted(UniqueFd client, const Endpoint& address, tpx_listener listener) = 0;
 };
 
 // A worker's two listeners, one per source mode.
@@ -33,7 +33,7 @@ class Acceptor {
   static absl::StatusOr<std::unique_ptr<Acceptor>> Create(const sys::ListenerOptions& options,
                                                           SharedSlot& slot);
 
-  int listener_fd(tpx_source_mode source) const { return listener_[source].get(); }
+  int listener_fd(tpx_listener kind) const { return listener_[kind].get(); }
   int poll_fd() const { return epoll_.get(); }  // readable while a connection waits
   uint16_t port() const { return port_; }
 
@@ -55,10 +55,10 @@ class Acceptor {
 
  private:
   explicit Acceptor(SharedSlot& slot) : slot_(slot) {}
-  Outcome AcceptFrom(tpx_source_mode source, uint32_t& budget, AcceptSink& sink);
+  Outcome AcceptFrom(tpx_listener listener, uint32_t& budget, AcceptSink& sink);
 
   SharedSlot& slot_;
-  UniqueFd listener_[TPX_SOURCE_MODES];
+  UniqueFd listener_[TPX_LISTENER_KINDS];  // those of TCP
   UniqueFd epoll_;
   UniqueFd reserve_;  // given up for the moment in which a connection must be taken to be reset
   uint16_t port_ = 0;

@@ -4,6 +4,7 @@
 #include <cstdint>
 
 #include "tpx/data/acceptor.h"
+#include "tpx/data/descriptors.h"
 #include "tpx/data/shared_slot.h"
 
 namespace tpx::data {
@@ -21,8 +22,8 @@ class Admission {
   static constexpr uint64_t kPatienceMs = 1000;
   static constexpr uint32_t kTurnAccepts = 64;
 
-  // `acceptor` and `slot` must outlive it.
-  Admission(Acceptor& acceptor, SharedSlot& slot, uint32_t max_sessions);
+  // `acceptor`, `slot` and `descriptors` must outlive it.
+  Admission(Acceptor& acceptor, SharedSlot& slot, const Descriptors& descriptors, uint32_t max_sessions);
 
   void Start();                          // SERVING
   void BeginDraining();                  // DRAINING from now on, full or not
@@ -43,6 +44,7 @@ class Admission {
 
   Acceptor& acceptor_;
   SharedSlot& slot_;
+  const Descriptors& descriptors_;
   const uint32_t max_sessions_;
   bool waiting_ = false;
   bool full_ = false;

@@ -3,6 +3,7 @@
 
 #include "tpx/base/address.h"
 #include "tpx/base/unique_fd.h"
+#include "tpx/data/decision_source.h"
 #include "tpx/data/shared_slot.h"
 #include "tpx/data/worker.h"
 #include "tpx/sys/socket.h"
@@ -25,11 +26,13 @@ class Connector {
     UniqueFd server;        // connecting; empty: refused, and counted
     bool shortage = false;  // refused because the system is out of something
   };
-  // `client` is an accepted socket, `source` says what the server shall see.
-  Result Dial(int client, const Endpoint& client_address, tpx_source_mode source);
+  // `client` is a socket accepted from `listener`, which says what the server
+  // shall see, or that the policy names the server.
+  Result Dial(int client, const Endpoint& client_address, tpx_listener listener);
 
  private:
   int Check(int client, const Endpoint& client_address, Endpoint& destination, int& hops);
+  bool Redirect(const Endpoint& client_address, Endpoint& destination);
   int Open(const Endpoint& destination, int hops, UniqueFd& out) const;
   int DialFrom(const Endpoint* source, const Endpoint& destination, int hops, UniqueFd& out) const;
   int DialPreserving(Endpoint source, const Endpoint& destination, int hops, UniqueFd& out);
@@ -37,6 +40,7 @@ class Connector {
   const sys::UpstreamOptions upstream_;
   const uint16_t listen_port_;
   const int conntrack_count_fd_;
+  DecisionSource* const decisions_;
   SharedSlot& slot_;
 };
 

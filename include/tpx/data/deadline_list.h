@@ -37,12 +37,15 @@ class DeadlineList {
 
   // The entry that expired first, still on the list, or nullptr.
   DeadlineHook* Expired(uint64_t now_ms) const;
-  uint64_t NextExpiry() const;  // in the clock of now_ms, or kNever
+  DeadlineHook* Oldest() const;  // first in order of expiry, or nullptr
+  uint64_t NextExpiry() const;   // in the clock of now_ms, or kNever
+  uint32_t size() const { return size_; }
 
  private:
   const uint32_t timeout_ms_;
   const uint32_t granularity_ms_;
   DeadlineHook ends_;  // ring: next is the oldest
+  uint32_t size_ = 0;
 };
 
 }  // namespace tpx::data

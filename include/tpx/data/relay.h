@@ -3,10 +3,12 @@
 
 #include <cstdint>
 
+#include "tpx/data/descriptors.h"
 #include "tpx/data/pipe_pool.h"
 #include "tpx/data/pump.h"
-#include "tpx/data/session_table.h"
+#include "tpx/data/session.h"
 #include "tpx/data/shared_slot.h"
+#include "tpx/data/slot_table.h"
 #include "tpx/data/worker.h"
 #include "tpx/io/ring.h"
 #include "tpx/io/token.h"
@@ -34,8 +36,8 @@ class Relay {
   // Token kinds; those of sockets are kClient and kServer.
   static constexpr uint8_t kIgnoredKind = 255;
 
-  // `ring` and `slot` must outlive it.
-  Relay(const WorkerOptions& options, io::Ring& ring, SharedSlot& slot);
+  // `ring`, `slot` and `descriptors` must outlive it.
+  Relay(const WorkerOptions& options, io::Ring& ring, SharedSlot& slot, Descriptors& descriptors);
 
   // Takes a session whose server side is connecting.
   void Start(UniqueFd client, UniqueFd server, uint64_t now_ms);
@@ -69,9 +71,10 @@ class Relay {
 
   io::Ring& ring_;
   SharedSlot& slot_;
+  Descriptors& descriptors_;
   PipePool pipes_;
   Pump pump_;
-  SessionTable sessions_;
+  SlotTable<Session> sessions_;
   DeadlineList connecting_;
   DeadlineList idle_;
   DeadlineList half_closed_;

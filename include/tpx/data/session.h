@@ -58,6 +58,8 @@ struct Session : DeadlineHook {
   Phase phase = Phase::kFree;
   bool ready = false;                              // on the ready list
   tpx_worker_counter reason = TPX_C_CLOSED_CLEAN;  // of the reset, while resetting
+
+  bool is_free() const { return phase == Phase::kFree; }
 };
 
 static_assert(sizeof(Session) <= 256);

@@ -6,6 +6,7 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "tpx/data/decision_source.h"
 #include "tpx_abi.h"
 
 namespace tpx::data {
@@ -13,8 +14,13 @@ namespace tpx::data {
 struct WorkerOptions {
   uint32_t id = 0;            // slot in tpx_workers and tpx_listeners
   uint16_t listen_port = 0;   // 0: any free one; all workers of a process share one port
-  uint32_t max_sessions = 0;  // of this worker, at least 1
+  uint32_t max_sessions = 0;  // TCP, of this worker, at least 1
   uint32_t max_pipes = 64;
+  uint32_t max_udp_sessions = 0;  // at least 1
+  uint32_t max_udp_sessions_per_client = 0;
+  uint32_t max_udp_reply_sockets = 0;
+  // For the sessions of both kinds together: two each for TCP, one for UDP.
+  uint32_t max_descriptors = 0;
   // SO_MARK of the sockets towards clients and towards servers. A socket in
   // TIME_WAIT keeps it: a detach knows by it what the proxy left.
   uint32_t steer_mark = 0;
@@ -22,6 +28,9 @@ struct WorkerOptions {
   uint32_t connect_ms = 0;
   uint32_t idle_ms = 0;
   uint32_t half_closed_ms = 0;
+  uint32_t udp_one_way_ms = 0;
+  uint32_t udp_answered_ms = 0;
+  uint32_t udp_stream_ms = 0;
   uint32_t drain_ms = 0;
   uint32_t lease_ms = 0;
   uint32_t keepalive_idle_s = 0;
@@ -34,10 +43,10 @@ struct WorkerOptions {
   // none. While it is not 0, a preserved source must not reuse the client's
   // port, because both legs would be one conntrack entry.
   int conntrack_count_fd = -1;
+  DecisionSource* decisions = nullptr;  // must outlive the worker
 };
 
-// One thread's data plane: a ring, two listeners (one per source mode), its
-// sessions. Nothing is shared with other workers.
+// One thread's data plane: a ring, its listeners, its sessions. Nothing is shared with other workers.
 class Worker {
  public:
   // Creates listeners and ring on the calling thread; the ring belongs to the
@@ -46,7 +55,7 @@ class Worker {
   virtual ~Worker() = default;
 
   // Borrowed; valid until the worker has finished. For the sockmap.
-  virtual int listener_fd(tpx_source_mode source) const = 0;
+  virtual int listener_fd(tpx_listener kind) const = 0;
   virtual uint16_t listen_port() const = 0;
 
   // Takes the slot over: when it returns, the state is serving and the first

@@ -29,15 +29,20 @@ struct Rule {
   tpx_action action = TPX_ACTION_BYPASS;
   tpx_fail_mode fail_mode = TPX_FAIL_OPEN;
   tpx_source_mode source = TPX_SOURCE_MASQUERADE;
-  bool matches_nothing = false;  // src or dst names only empty sets
-  int line = 0, column = 0;      // in the file, for messages; 0 for the implicit ones
+  tpx_mapping mapping = TPX_MAPPING_ENDPOINT_INDEPENDENT;  // of the UDP that the rule accepts
+  Endpoint target{};                                       // of a redirect
+  bool matches_nothing = false;                            // src or dst names only empty sets
+  int line = 0, column = 0;  // in the file, for messages; 0 for the implicit ones
+
+  // What it accepts goes to a worker; only TCP and UDP can.
+  bool is_proxied() const { return action == TPX_ACTION_PROXY || action == TPX_ACTION_REDIRECT; }
   friend bool operator==(const Rule&, const Rule&) = default;
 };
 
 // Ordered rules, the first match wins; the last one matches everything and does
 // not proxy. The file's rules are followed by the implicit ones: "default", and
-// where the default is to proxy, which concerns TCP alone, "default" {tcp} and
-// after it "default-other" (bypass, empty match).
+// where the default is to proxy, which concerns TCP and UDP, "default" {tcp, udp}
+// and after it "default-other" (bypass, empty match).
 struct Policy {
   std::vector<Rule> rules;
   friend bool operator==(const Policy&, const Policy&) = default;
@@ -73,13 +78,20 @@ struct Timeouts {
   uint32_t keepalive_idle_s = 300;
   uint32_t keepalive_interval_s = 30;
   uint32_t keepalive_count = 4;
+  // UDP sessions end after so long without a datagram,
+  uint32_t udp_one_way_ms = 30'000;   // where nothing has come back yet
+  uint32_t udp_answered_ms = 10'000;  // where DNS queries have had their answers
+  uint32_t udp_stream_ms = 180'000;   // else
   friend bool operator==(const Timeouts&, const Timeouts&) = default;
 };
 
 struct Proxy {
-  uint32_t workers = 0;       // 0: one per CPU the process may run on
-  uint32_t max_sessions = 0;  // of all workers together; 0: as many as the descriptor limit allows
-  uint32_t pipes = 64;        // per worker, at most
+  uint32_t workers = 0;           // 0: one per CPU the process may run on
+  uint32_t max_sessions = 0;      // of all workers together; 0: as many as the descriptor limit allows
+  uint32_t pipes = 64;            // per worker, at most
+  uint32_t max_udp_sessions = 0;  // as max_sessions
+  uint32_t max_udp_sessions_per_client = 0;  // of one address, per worker; 0: a quarter of the worker's
+  uint32_t udp_reply_sockets = 512;          // per worker, at most
   Timeouts timeouts;
   friend bool operator==(const Proxy&, const Proxy&) = default;
 };

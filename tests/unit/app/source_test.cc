@@ -34,14 +34,14 @@ class SourceTest : public ::testing::Test {
   char folder_[32] = "/tmp/tpx-source-XXXXXX";
 };
 
-TEST_F(SourceTest, DevicesMeanAllTcpProxiedFailingOpen) {
+TEST_F(SourceTest, DevicesMeanAllTcpAndUdpProxiedFailingOpen) {
   auto source = FindSource({.config = "", .lan = {"eth1", "veth*"}, .wan = {"eth0"}}, kNowhere, true);
   ASSERT_TRUE(source.ok()) << source.status();
   EXPECT_EQ(source->config.interfaces.lan, (std::vector<std::string>{"eth1", "veth*"}));
   EXPECT_EQ(source->config.interfaces.wan, (std::vector<std::string>{"eth0"}));
   const policy::Rule& rule = source->config.policy.rules.front();
   EXPECT_EQ(rule.action, TPX_ACTION_PROXY);
-  EXPECT_EQ(rule.protocols, std::vector<uint8_t>{6});
+  EXPECT_EQ(rule.protocols, (std::vector<uint8_t>{6, 17}));
   EXPECT_EQ(rule.fail_mode, TPX_FAIL_OPEN);
   EXPECT_EQ(source->config.policy.rules.back().action, TPX_ACTION_BYPASS);
 }

@@ -2,6 +2,7 @@
 #include "tpx/control/attached.h"
 
 #include <gmock/gmock.h>
+#include <net/if.h>
 #include <netinet/in.h>
 #include <sys/socket.h>
 
@@ -23,6 +24,12 @@ class AttachedTest : public ControlLab {
   }
 };
 
+// 0 where the programs know none.
+uint32_t RoleOf(const Paths& paths, const std::string& device) {
+  const auto devices = bpf::OpenDevices(paths.pins, bpf::Access::kReadOnly);
+  return devices.ok() ? devices->Lookup(if_nametoindex(device.c_str())).value_or(0) : 0;
+}
+
 UniqueFd Listener() {
   UniqueFd fd(socket(AF_INET6, SOCK_STREAM | SOCK_CLOEXEC, 0));
   listen(fd.get(), 1);
@@ -36,13 +43,14 @@ TEST_F(AttachedTest, SharesWorkersAndControlWithTheMaps) {
   auto attached = Attached::Open(paths_);
   ASSERT_TRUE(attached.ok()) << attached.status();
   attached->worker(3)->deadline_ns = 42;
-  attached->SetProxy(2, 4000);
+  attached->SetProxy({.workers = 2, .port = 4000, .udp_flow_s = 120});
   const auto workers = bpf::OpenWorkers(paths_.pins, bpf::Access::kReadOnly);
   const auto control = bpf::OpenControl(paths_.pins, bpf::Access::kReadOnly);
   ASSERT_TRUE(workers.ok() && control.ok());
   EXPECT_EQ((*workers)[3].deadline_ns, 42U);
   EXPECT_EQ((*control)[0].n_workers, 2U);
   EXPECT_EQ((*control)[0].listen_port, 4000U);
+  EXPECT_EQ((*control)[0].udp_flow_s, 120U);
   EXPECT_EQ((*control)[0].abi_version, uint32_t{TPX_ABI_VERSION});
 }
 
@@ -53,20 +61,21 @@ TEST_F(AttachedTest, RemovesOnlyItsOwnListeners) {
   ASSERT_TRUE(old.ok() && fresh.ok());
   const UniqueFd first = Listener();
   const UniqueFd second = Listener();
-  ASSERT_TRUE(old->SetListener(0, TPX_SOURCE_MASQUERADE, first.get()).ok());
-  ASSERT_TRUE(old->SetListener(1, TPX_SOURCE_PRESERVE, first.get()).ok());
-  old->SetProxy(2, 1000);
-  ASSERT_TRUE(fresh->SetListener(0, TPX_SOURCE_MASQUERADE, second.get()).ok());
-  fresh->SetProxy(1, 2000);
+  ASSERT_TRUE(old->SetListener(0, TPX_LISTENER_TCP_MASQUERADE, first.get()).ok());
+  ASSERT_TRUE(old->SetListener(1, TPX_LISTENER_UDP_PAIR, first.get()).ok());
+  old->SetProxy({.workers = 2, .port = 1000, .udp_flow_s = 60});
+  ASSERT_TRUE(fresh->SetListener(0, TPX_LISTENER_TCP_MASQUERADE, second.get()).ok());
+  fresh->SetProxy({.workers = 1, .port = 2000, .udp_flow_s = 70});
   old->RemoveListeners();
   const auto listeners = bpf::OpenListeners(paths_.pins, bpf::Access::kReadWrite);
   const auto control = bpf::OpenControl(paths_.pins, bpf::Access::kReadOnly);
-  EXPECT_TRUE(listeners->Lookup(TPX_LISTENER(0, TPX_SOURCE_MASQUERADE)).ok());
-  EXPECT_FALSE(listeners->Lookup(TPX_LISTENER(1, TPX_SOURCE_PRESERVE)).ok());
+  EXPECT_TRUE(listeners->Lookup(TPX_LISTENER(0, TPX_LISTENER_TCP_MASQUERADE)).ok());
+  EXPECT_FALSE(listeners->Lookup(TPX_LISTENER(1, TPX_LISTENER_UDP_PAIR)).ok());
   EXPECT_EQ((*control)[0].listen_port, 2000U);
   fresh->RemoveListeners();
-  EXPECT_FALSE(listeners->Lookup(TPX_LISTENER(0, TPX_SOURCE_MASQUERADE)).ok());
+  EXPECT_FALSE(listeners->Lookup(TPX_LISTENER(0, TPX_LISTENER_TCP_MASQUERADE)).ok());
   EXPECT_EQ((*control)[0].listen_port, 0U);
+  EXPECT_EQ((*control)[0].udp_flow_s, 70U) << "the flows that are remembered keep their time";
 }
 
 TEST_F(AttachedTest, ReconcileOfAnUnchangedMachineDoesNothing) {
@@ -110,6 +119,27 @@ TEST_F(AttachedTest, FollowsDevicesThatComeGoAndChangeTheirNames) {
     EXPECT_EQ(Output("ip rule").find("lan6"), std::string::npos);
     ASSERT_TRUE(Detach(paths_).ok());
     EXPECT_EQ(Dump(), before);
+  }
+}
+
+TEST_F(AttachedTest, TheProgramsKnowTheRolesOfTheDevices) {
+  for (auto mode : {policy::AttachMode::kTcx, policy::AttachMode::kClsact}) {
+    LoadPatterns(mode);
+    EXPECT_EQ(RoleOf(paths_, "lan0"), TPX_ROLE_LAN);
+    EXPECT_EQ(RoleOf(paths_, "wan0"), TPX_ROLE_WAN);
+    auto attached = Attached::Open(paths_);
+    Sh("ip link set lan1 name lan7");
+    ASSERT_TRUE(attached->ReconcileDevices().ok());
+    EXPECT_EQ(RoleOf(paths_, "lan7"), TPX_ROLE_LAN);
+
+    policy::Config config = TestConfig(mode);
+    config.interfaces = {.lan = {"wan0"}, .wan = {"lan0"}};
+    ASSERT_TRUE(Reload(paths_, config, "").ok());
+    EXPECT_EQ(RoleOf(paths_, "wan0"), TPX_ROLE_LAN);
+    EXPECT_EQ(RoleOf(paths_, "lan0"), TPX_ROLE_WAN);
+    EXPECT_EQ(RoleOf(paths_, "lan7"), 0U);
+    ASSERT_TRUE(Detach(paths_).ok());
+    Sh("ip link set lan7 name lan1");
   }
 }
 

@@ -6,6 +6,43 @@
 namespace tpx::control {
 namespace {
 
+// Every field of a rule and of the proxy's settings, none at its default: a
+// field that is added does not compile here until it is given a value too.
+policy::Rule FullRule() {
+  policy::Rule rule;
+  auto& [name, protocols, src, dst, sports, dports, action, fail_mode, source, mapping, target,
+         matches_nothing, line, column] = rule;
+  name = "w\"eb \xc3\xa4";
+  protocols = {6, 17};
+  src = {*Prefix::Parse("192.0.2.0/24"), *Prefix::Parse("2001:db8::/32")};
+  dst = {*Prefix::Parse("::/0"), *Prefix::Parse("0.0.0.0/0")};
+  sports = {{1, 2}};
+  dports = {{80, 80}, {443, 65535}};
+  action = TPX_ACTION_REDIRECT;
+  fail_mode = TPX_FAIL_RESET;
+  source = TPX_SOURCE_PRESERVE;
+  mapping = TPX_MAPPING_ADDRESS_AND_PORT_DEPENDENT;
+  target = {*IpAddr::Parse("2001:db8::53"), 5353};
+  matches_nothing = true;
+  line = 12;
+  column = 5;
+  return rule;
+}
+
+policy::Proxy FullProxy() {
+  policy::Proxy proxy;
+  auto& [workers, max_sessions, pipes, max_udp, max_udp_per_client, reply_sockets, timeouts] = proxy;
+  auto& [connect, idle, half_closed, drain, lease, keepalive_idle, keepalive_interval, keepalive_count,
+         udp_one_way, udp_answered, udp_stream] = timeouts;
+  uint32_t value = 1;
+  for (uint32_t* field : {&workers, &max_sessions, &pipes, &max_udp, &max_udp_per_client, &reply_sockets,
+                          &connect, &idle, &half_closed, &drain, &lease, &keepalive_idle, &keepalive_interval,
+                          &keepalive_count, &udp_one_way, &udp_answered, &udp_stream}) {
+    *field = value++;
+  }
+  return proxy;
+}
+
 policy::Config Full() {
   policy::Config config;
   config.interfaces = {.lan = {"eth1", "veth*"}, .wan = {"eth0"}};
@@ -15,19 +52,9 @@ policy::Config Full() {
                      .route_table = 7,
                      .rule_priority = 8,
                      .attach = policy::AttachMode::kClsact};
-  config.proxy = {.workers = 3, .max_sessions = 5, .pipes = 9, .timeouts = {.connect_ms = 1, .lease_ms = 77}};
-  config.policy.rules.push_back({.name = "w\"eb \xc3\xa4",
-                                 .protocols = {6, 17},
-                                 .src = {*Prefix::Parse("192.0.2.0/24"), *Prefix::Parse("2001:db8::/32")},
-                                 .dst = {*Prefix::Parse("::/0"), *Prefix::Parse("0.0.0.0/0")},
-                                 .sports = {{1, 2}},
-                                 .dports = {{80, 80}, {443, 65535}},
-                                 .action = TPX_ACTION_REJECT,
-                                 .fail_mode = TPX_FAIL_RESET,
-                                 .source = TPX_SOURCE_PRESERVE,
-                                 .matches_nothing = true,
-                                 .line = 12,
-                                 .column = 3});
+  config.proxy = FullProxy();
+  config.policy.rules.push_back(FullRule());
+  config.policy.rules.push_back({.name = "redirected", .target = {*IpAddr::Parse("127.0.0.1"), 53}});
   config.policy.rules.push_back({.name = "default"});
   return config;
 }

@@ -244,7 +244,7 @@ void WorkerTest::StartWorker() {
     worker_ = *std::move(worker);
   });
   ASSERT_NE(worker_, nullptr);
-  Select(TPX_SOURCE_MASQUERADE);
+  Select(TPX_LISTENER_TCP_MASQUERADE);
   listener_ = ListenAt(lab_->server, Server());
   thread_ = std::thread([this] {
     lab_->gateway.Do([this] {
@@ -278,11 +278,11 @@ void WorkerTest::TearDown() {
   EXPECT_GE(ended, Count(TPX_C_SESSIONS_TOTAL)) << "each session ends for one reason";
 }
 
-void WorkerTest::Select(tpx_source_mode source) {
-  sock_filter code[] = {BPF_STMT(BPF_RET | BPF_K, static_cast<uint32_t>(source))};
+void WorkerTest::Select(tpx_listener listener) {
+  sock_filter code[] = {BPF_STMT(BPF_RET | BPF_K, static_cast<uint32_t>(listener))};
   const sock_fprog program{.len = 1, .filter = code};
-  ASSERT_EQ(setsockopt(worker_->listener_fd(TPX_SOURCE_MASQUERADE), SOL_SOCKET, SO_ATTACH_REUSEPORT_CBPF,
-                       &program, sizeof(program)),
+  ASSERT_EQ(setsockopt(worker_->listener_fd(TPX_LISTENER_TCP_MASQUERADE), SOL_SOCKET,
+                       SO_ATTACH_REUSEPORT_CBPF, &program, sizeof(program)),
             0);
 }
 

@@ -80,7 +80,7 @@ class WorkerTest : public testing::TestWithParam<Family> {
   void StartWorker();  // with options_
   void StopWorker();
   void Restart();
-  void Select(tpx_source_mode source);  // of connections from now on
+  void Select(tpx_listener listener);  // of connections from now on
 
   uint64_t Count(tpx_worker_counter counter);
   uint64_t Resets() { return Count(TPX_C_CLOSED_CLIENT_RESET) + Count(TPX_C_CLOSED_SERVER_RESET); }
@@ -99,8 +99,15 @@ class WorkerTest : public testing::TestWithParam<Family> {
   static std::unique_ptr<GatewayLab> lab_;
   tpx_worker slot_{};
   UniqueFd conntrack_count_{memfd_create("count", MFD_CLOEXEC)};  // stands for nf_conntrack_count
+  struct NoDecisions final : DecisionSource {                     // there is no kernel side
+    std::optional<tpx_verdict> Find(const tpx_flow&) override { return std::nullopt; }
+  } decisions_;
   WorkerOptions options_{.max_sessions = 4096,
                          .max_pipes = 16,
+                         .max_udp_sessions = 16,
+                         .max_udp_sessions_per_client = 16,
+                         .max_udp_reply_sockets = 16,
+                         .max_descriptors = 2 * 4096 + 16,
                          .own_mark = GatewayLab::kMark,
                          .connect_ms = 3000,
                          .idle_ms = 60'000,
@@ -111,7 +118,8 @@ class WorkerTest : public testing::TestWithParam<Family> {
                          .keepalive_interval_s = 10,
                          .keepalive_count = 3,
                          .shared = &slot_,
-                         .conntrack_count_fd = conntrack_count_.get()};
+                         .conntrack_count_fd = conntrack_count_.get(),
+                         .decisions = &decisions_};
   std::unique_ptr<Worker> worker_;
   UniqueFd listener_;  // of the server
   std::thread thread_;

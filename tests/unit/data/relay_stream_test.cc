@@ -148,7 +148,7 @@ TEST_P(RelayStream, ShowsTheServerTheGatewayOrTheClient) {
   UniqueFd at_server = Accept(listener_, &seen);
   EXPECT_EQ(seen.addr.ToString(), GetParam().gateway);
 
-  Select(TPX_SOURCE_PRESERVE);
+  Select(TPX_LISTENER_TCP_PRESERVE);
   UniqueFd preserved = ConnectTo(lab_->client, Server());
   ASSERT_TRUE(preserved);
   at_server = Accept(listener_, &seen);
@@ -161,7 +161,7 @@ TEST_P(RelayStream, ShowsTheServerTheGatewayOrTheClient) {
 }
 
 TEST_P(RelayStream, PicksAnotherPortWhereTheClientsOwnCannotBeUsed) {
-  Select(TPX_SOURCE_PRESERVE);
+  Select(TPX_LISTENER_TCP_PRESERVE);
   ASSERT_EQ(pwrite(conntrack_count_.get(), "1\n", 2, 0), 2);
   Endpoint seen, client;
   UniqueFd preserved = ConnectTo(lab_->client, Server());
@@ -174,7 +174,7 @@ TEST_P(RelayStream, PicksAnotherPortWhereTheClientsOwnCannotBeUsed) {
 }
 
 TEST_P(RelayStream, CostsOneHop) {
-  for (tpx_source_mode mode : {TPX_SOURCE_MASQUERADE, TPX_SOURCE_PRESERVE}) {
+  for (tpx_listener mode : {TPX_LISTENER_TCP_MASQUERADE, TPX_LISTENER_TCP_PRESERVE}) {
     Select(mode);
     UniqueFd client = ConnectTo(lab_->client, Server(), 33);
     ASSERT_TRUE(client);

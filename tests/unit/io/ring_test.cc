@@ -56,7 +56,7 @@ TEST_F(RingTest, EndsACancelledPollWithALastCompletion) {
   ring_->PollMultishot(fd.get(), POLLIN, 7);
   Wait(0);
   Signal(fd.get());  // a completion is on its way when the poll is cancelled
-  ring_->PollCancel(7, 9);
+  ring_->Cancel(7, 9);
   bool ended = false;
   for (int i = 0; i < 10 && !ended; ++i) {
     for (const Ring::Completion& c : Wait(kSecond / 100)) ended |= c.token == 7 && !c.more;
@@ -92,7 +92,7 @@ TEST_F(RingTest, HoldsAClosedSocketUntilItsPollIsCancelled) {
   close(ends[0]);
   char byte = 0;
   EXPECT_EQ(read(other.get(), &byte, 1), -1) << "still open for the peer";
-  ring_->PollCancel(7, 9);
+  ring_->Cancel(7, 9);
   Wait(kSecond);
   EXPECT_EQ(read(other.get(), &byte, 1), 0) << "end of file";
 }

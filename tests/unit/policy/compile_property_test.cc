@@ -105,8 +105,15 @@ class Generator {
 
   Rule MakeRule() {
     constexpr tpx_action kActions[] = {TPX_ACTION_BYPASS, TPX_ACTION_PROXY, TPX_ACTION_DROP,
-                                       TPX_ACTION_REJECT};
-    Rule rule{.action = kActions[Below(4)], .matches_nothing = Below(20) == 0};
+                                       TPX_ACTION_REJECT, TPX_ACTION_REDIRECT};
+    Rule rule{.action = kActions[Below(std::size(kActions))],
+              .fail_mode = static_cast<tpx_fail_mode>(Below(3)),
+              .source = static_cast<tpx_source_mode>(Below(2)),
+              .mapping = static_cast<tpx_mapping>(Below(2)),
+              .matches_nothing = Below(20) == 0};
+    if (rule.action == TPX_ACTION_REDIRECT) {
+      rule.target = {MakeAddress(), static_cast<uint16_t>(1 + Below(65535))};
+    }
     for (size_t i = Below(3); i > 0; --i) rule.protocols.push_back(MakeProtocol());
     for (size_t i = Below(2) * Below(5); i > 0; --i) rule.src.push_back(MakePrefix());
     for (size_t i = Below(2) * Below(5); i > 0; --i) rule.dst.push_back(MakePrefix());
@@ -123,13 +130,49 @@ std::string Describe(const TestFlow& flow) {
                 " protocol ", static_cast<int>(flow.protocol));
 }
 
+bool Has(const tpx_bits& bits, size_t rule) { return (bits.word[rule / 64] >> (rule % 64) & 1) != 0; }
+
+// What a rule does to the flows it gets.
+void CheckRule(const Rule& rule, const tpx_tables& tables, size_t i) {
+  const tpx_rule& compiled = tables.rules[i];
+  ASSERT_EQ(compiled.action, rule.action);
+  ASSERT_EQ(compiled.fail_mode, rule.fail_mode);
+  ASSERT_EQ(compiled.source, rule.source);
+  ASSERT_EQ(compiled.mapping, rule.mapping);
+  ASSERT_EQ((Endpoint{IpAddr{compiled.to.addr}, ntohs(compiled.to.port)}), rule.target);
+  const bool stops = rule.action == TPX_ACTION_DROP || rule.action == TPX_ACTION_REJECT;
+  const bool goes_on = rule.action == TPX_ACTION_BYPASS || rule.fail_mode == TPX_FAIL_OPEN;
+  ASSERT_EQ(Has(tables.denying, i), stops || !goes_on);
+}
+
+// Whether a rule stops a protocol that is neither TCP nor UDP.
+bool StopsOthers(Rule rule) {
+  if (rule.action != TPX_ACTION_DROP && rule.action != TPX_ACTION_REJECT) return false;
+  rule.src.clear();
+  rule.dst.clear();
+  for (int protocol = 0; protocol < 256; ++protocol) {
+    if (protocol == IPPROTO_TCP || protocol == IPPROTO_UDP) continue;
+    if (reference::Matches(rule, {.protocol = static_cast<uint8_t>(protocol)})) return true;
+  }
+  return false;
+}
+
+void CheckRules(const Policy& policy, const tpx_tables& tables) {
+  bool others = false;
+  for (size_t i = 0; i < policy.rules.size(); ++i) {
+    CheckRule(policy.rules[i], tables, i);
+    others = others || StopsOthers(policy.rules[i]);
+  }
+  ASSERT_EQ(tables.classify_others, others);
+}
+
 TEST(CompileProperty, TablesMeanWhatThePolicyMeans) {
   const char* given = getenv("TPX_SEED");
   uint64_t seed = given != nullptr ? strtoull(given, nullptr, 10) : std::random_device()();
   std::cout << "TPX_SEED=" << seed << "\n";
   RecordProperty("seed", std::to_string(seed));
   Generator generator(seed);
-  size_t not_default = 0, too_many_classes = 0;
+  size_t not_default = 0, too_many_classes = 0, udp_proxied = 0, icmp_matched = 0;
   for (int i = 0; i < kPolicies; ++i) {
     Policy policy = generator.MakePolicy();
     absl::StatusOr<CompiledPolicy> compiled = Compile(policy);
@@ -138,6 +181,8 @@ TEST(CompileProperty, TablesMeanWhatThePolicyMeans) {
       continue;
     }
     ASSERT_TRUE(compiled.ok()) << compiled.status() << " seed " << seed;
+    CheckRules(policy, *compiled->tables);
+    ASSERT_FALSE(HasFatalFailure()) << "policy " << i << " of seed " << seed;
     std::vector<Shadowed> shadowed = FindShadowed(*compiled);
     TableInterpreter tables(*compiled);
     for (int j = 0; j < kFlowsPerPolicy; ++j) {
@@ -145,6 +190,10 @@ TEST(CompileProperty, TablesMeanWhatThePolicyMeans) {
       size_t expected = FirstMatch(policy, flow);
       ASSERT_EQ(tables.Evaluate(flow), expected) << Describe(flow) << ", policy " << i << " of seed " << seed;
       not_default += expected + 1 < policy.rules.size();
+      const bool proxied = policy.rules[expected].is_proxied();
+      udp_proxied += proxied && flow.protocol == IPPROTO_UDP;
+      ASSERT_TRUE(!proxied || flow.protocol == IPPROTO_TCP || flow.protocol == IPPROTO_UDP) << Describe(flow);
+      icmp_matched += flow.protocol == IPPROTO_ICMP && expected + 1 < policy.rules.size();
       for (const Shadowed& s : shadowed) {
         ASSERT_NE(s.rule, expected) << Describe(flow) << ", policy " << i << " of seed " << seed;
       }
@@ -152,6 +201,8 @@ TEST(CompileProperty, TablesMeanWhatThePolicyMeans) {
   }
   // The flows did test rules, and the policies were within the limits.
   EXPECT_GT(not_default, size_t{kPolicies} * kFlowsPerPolicy / 10);
+  EXPECT_GT(udp_proxied, size_t{kPolicies});
+  EXPECT_GT(icmp_matched, size_t{kPolicies});
   EXPECT_LT(too_many_classes, size_t{kPolicies} / 4);
 }
 

@@ -54,8 +54,9 @@ TEST(Compile, RefusesPoliciesThatMayMatchNothing) {
   EXPECT_EQ(Compile({}).status().code(), absl::StatusCode::kInvalidArgument);
   EXPECT_EQ(Compile({{Rule{.protocols = {IPPROTO_TCP}}}}).status().code(),
             absl::StatusCode::kInvalidArgument);
-  EXPECT_EQ(Compile({{Rule{.action = TPX_ACTION_PROXY}}}).status().code(),
-            absl::StatusCode::kInvalidArgument);
+  for (tpx_action action : {TPX_ACTION_PROXY, TPX_ACTION_REDIRECT}) {
+    EXPECT_EQ(Compile({{Rule{.action = action}}}).status().code(), absl::StatusCode::kInvalidArgument);
+  }
   EXPECT_EQ(Compile({{Rule{.matches_nothing = true}}}).status().code(), absl::StatusCode::kInvalidArgument);
 }
 
@@ -86,12 +87,49 @@ TEST(Compile, NamesTheLimitThatIsPassed) {
 }
 
 TEST(Compile, MarksRulesThatDeny) {
-  auto proxy = [](tpx_fail_mode mode) { return Rule{.action = TPX_ACTION_PROXY, .fail_mode = mode}; };
-  CompiledPolicy compiled =
-      Compiled(WithDefault({Rule{.action = TPX_ACTION_DROP}, Rule{.action = TPX_ACTION_REJECT},
-                            proxy(TPX_FAIL_OPEN), proxy(TPX_FAIL_CLOSED), proxy(TPX_FAIL_RESET)}));
-  EXPECT_EQ(compiled.tables->denying.word[0], 0b011011u);
+  std::vector<Rule> rules = {{.action = TPX_ACTION_DROP}, {.action = TPX_ACTION_REJECT}};
+  for (tpx_action action : {TPX_ACTION_PROXY, TPX_ACTION_REDIRECT}) {
+    for (tpx_fail_mode mode : {TPX_FAIL_OPEN, TPX_FAIL_CLOSED, TPX_FAIL_RESET}) {
+      rules.push_back({.protocols = {IPPROTO_UDP}, .action = action, .fail_mode = mode});
+    }
+  }
+  CompiledPolicy compiled = Compiled(WithDefault(rules));
+  EXPECT_EQ(compiled.tables->denying.word[0], 0b011011011u);
   ExpectSummaryFits(compiled.tables->denying);
+}
+
+TEST(Compile, WritesWhatTheRulesSay) {
+  CompiledPolicy compiled =
+      Compiled(WithDefault({Rule{.action = TPX_ACTION_PROXY,
+                                 .fail_mode = TPX_FAIL_RESET,
+                                 .source = TPX_SOURCE_PRESERVE,
+                                 .mapping = TPX_MAPPING_ADDRESS_AND_PORT_DEPENDENT},
+                            Rule{.action = TPX_ACTION_REDIRECT, .target = {Address("127.0.0.1"), 5353}},
+                            Rule{.action = TPX_ACTION_REDIRECT, .target = {Address("2001:db8::53"), 53}}}));
+  const tpx_rule* rules = compiled.tables->rules;
+  EXPECT_EQ(rules[0].action, TPX_ACTION_PROXY);
+  EXPECT_EQ(rules[0].fail_mode, TPX_FAIL_RESET);
+  EXPECT_EQ(rules[0].source, TPX_SOURCE_PRESERVE);
+  EXPECT_EQ(rules[0].mapping, TPX_MAPPING_ADDRESS_AND_PORT_DEPENDENT);
+  EXPECT_EQ(rules[0].to.port, 0);
+  EXPECT_EQ(rules[1].action, TPX_ACTION_REDIRECT);
+  EXPECT_EQ(IpAddr{rules[1].to.addr}.ToString(), "127.0.0.1");
+  EXPECT_EQ(rules[1].to.port, htons(5353));
+  EXPECT_EQ(IpAddr{rules[2].to.addr}.ToString(), "2001:db8::53");
+  EXPECT_EQ(rules[2].to.port, htons(53));
+}
+
+TEST(Compile, OnlyTcpAndUdpAreProxiedWhateverTheListSays) {
+  for (tpx_action action : {TPX_ACTION_PROXY, TPX_ACTION_REDIRECT}) {
+    for (std::vector<uint8_t> list : {std::vector<uint8_t>{}, {1, 6, 17, 47, 58, 132}}) {
+      CompiledPolicy compiled = Compiled(WithDefault({Rule{.protocols = list, .action = action}}));
+      TableInterpreter tables(compiled);
+      for (int protocol = 0; protocol < 256; ++protocol) {
+        const bool taken = protocol == IPPROTO_TCP || protocol == IPPROTO_UDP;
+        EXPECT_EQ(tables.Evaluate({.protocol = static_cast<uint8_t>(protocol)}), taken ? 0u : 1u) << protocol;
+      }
+    }
+  }
 }
 
 TEST(Compile, MarksRulesThatAcceptEveryPort) {
@@ -104,11 +142,15 @@ TEST(Compile, MarksRulesThatAcceptEveryPort) {
 TEST(Compile, ClassifiesOtherProtocolsOnlyWhereTheyMayBeStopped) {
   auto others = [](Rule rule) { return Compiled(WithDefault({std::move(rule)})).tables->classify_others; };
   EXPECT_EQ(others({.protocols = {6}, .action = TPX_ACTION_DROP}), 0u);
-  EXPECT_EQ(others({.protocols = {6, 17}, .action = TPX_ACTION_DROP}), 1u);
+  EXPECT_EQ(others({.protocols = {6, 17}, .action = TPX_ACTION_DROP}), 0u);
+  EXPECT_EQ(others({.protocols = {1, 58}, .action = TPX_ACTION_DROP}), 1u);
+  EXPECT_EQ(others({.protocols = {17, 58}, .action = TPX_ACTION_REJECT}), 1u);
+  EXPECT_EQ(others({.protocols = {1}, .action = TPX_ACTION_BYPASS}), 0u);
   EXPECT_EQ(others({.protocols = {17}, .action = TPX_ACTION_BYPASS}), 0u);
   EXPECT_EQ(others({.action = TPX_ACTION_PROXY, .fail_mode = TPX_FAIL_CLOSED}), 0u);
+  EXPECT_EQ(others({.action = TPX_ACTION_REDIRECT, .fail_mode = TPX_FAIL_CLOSED}), 0u);
   EXPECT_EQ(others({.action = TPX_ACTION_REJECT}), 1u);
-  EXPECT_EQ(others({.dports = {{53, 53}}, .action = TPX_ACTION_DROP}), 1u);
+  EXPECT_EQ(others({.dports = {{53, 53}}, .action = TPX_ACTION_DROP}), 0u);
   EXPECT_EQ(others({.protocols = {47}, .dports = {{53, 53}}, .action = TPX_ACTION_DROP}), 0u);
   EXPECT_EQ(others({.action = TPX_ACTION_DROP, .matches_nothing = true}), 0u);
 }

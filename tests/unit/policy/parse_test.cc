@@ -47,13 +47,22 @@ TEST(ParseConfig, ReadsEveryKey) {
                     .lease_ms = 2'000,
                     .keepalive_idle_s = 60,
                     .keepalive_interval_s = 10,
-                    .keepalive_count = 3};
-  EXPECT_EQ(c.proxy, (Proxy{2, 10'000, 16, timeouts}));
-  ASSERT_EQ(c.policy.rules.size(), 7u);
+                    .keepalive_count = 3,
+                    .udp_one_way_ms = 20'000,
+                    .udp_answered_ms = 5'000,
+                    .udp_stream_ms = 300'000};
+  EXPECT_EQ(c.proxy, (Proxy{.workers = 2,
+                            .max_sessions = 10'000,
+                            .pipes = 16,
+                            .max_udp_sessions = 20'000,
+                            .max_udp_sessions_per_client = 500,
+                            .udp_reply_sockets = 256,
+                            .timeouts = timeouts}));
+  ASSERT_EQ(c.policy.rules.size(), 11u);
   EXPECT_EQ(c.policy.rules[0], (Rule{.name = "blocked",
                                      .dst = Nets({"198.51.100.7", "203.0.113.0/24", "2001:db8:bad::/48"}),
                                      .action = TPX_ACTION_DROP,
-                                     .line = 10,
+                                     .line = 11,
                                      .column = 5}));
   EXPECT_EQ(c.policy.rules[3],
             (Rule{.name = "web",
@@ -63,12 +72,24 @@ TEST(ParseConfig, ReadsEveryKey) {
                   .action = TPX_ACTION_PROXY,
                   .fail_mode = TPX_FAIL_CLOSED,
                   .source = TPX_SOURCE_MASQUERADE,
-                  .line = 13,
+                  .line = 14,
                   .column = 5}));
   EXPECT_EQ(c.policy.rules[4].source, TPX_SOURCE_PRESERVE);
   EXPECT_EQ(c.policy.rules[4].fail_mode, TPX_FAIL_RESET);
-  EXPECT_THAT(c.policy.rules[5].protocols, ElementsAre(1, 47, 58));
-  EXPECT_EQ(c.policy.rules[6], (Rule{.name = "default"}));
+  EXPECT_EQ(c.policy.rules[4].mapping, TPX_MAPPING_ENDPOINT_INDEPENDENT);
+  EXPECT_EQ(c.policy.rules[5].mapping, TPX_MAPPING_ADDRESS_AND_PORT_DEPENDENT);
+  EXPECT_EQ(c.policy.rules[6], (Rule{.name = "names",
+                                     .protocols = {6, 17},
+                                     .dports = {{53, 53}},
+                                     .action = TPX_ACTION_REDIRECT,
+                                     .fail_mode = TPX_FAIL_OPEN,
+                                     .mapping = TPX_MAPPING_ADDRESS_AND_PORT_DEPENDENT,
+                                     .target = {*IpAddr::Parse("127.0.0.1"), 5353},
+                                     .line = 17,
+                                     .column = 5}));
+  EXPECT_EQ(c.policy.rules[7].target, (Endpoint{*IpAddr::Parse("::1"), 53}));
+  EXPECT_THAT(c.policy.rules[9].protocols, ElementsAre(47, 132));
+  EXPECT_EQ(c.policy.rules[10], (Rule{.name = "default"}));
 }
 
 TEST(ParseConfig, KeepsTheDefaultsOfWhatIsNotWritten) {
@@ -78,22 +99,65 @@ TEST(ParseConfig, KeepsTheDefaultsOfWhatIsNotWritten) {
   EXPECT_THAT(c.policy.rules, ElementsAre(Rule{.name = "default", .action = TPX_ACTION_BYPASS}));
 }
 
-TEST(ParseConfig, ProxyingByDefaultConcernsTcpAlone) {
-  Config c = Parsed(StrCat(kHead, "default: proxy\non_proxy_down: closed\nsource: preserve\n"));
+TEST(ParseConfig, ProxyingByDefaultConcernsTcpAndUdp) {
+  Config c = Parsed(StrCat(kHead, "default: proxy\non_proxy_down: closed\nsource: preserve\n",
+                           "mapping: address-and-port-dependent\n"));
   EXPECT_THAT(c.policy.rules, ElementsAre(Rule{.name = "default",
-                                               .protocols = {6},
+                                               .protocols = {6, 17},
                                                .action = TPX_ACTION_PROXY,
                                                .fail_mode = TPX_FAIL_CLOSED,
-                                               .source = TPX_SOURCE_PRESERVE},
+                                               .source = TPX_SOURCE_PRESERVE,
+                                               .mapping = TPX_MAPPING_ADDRESS_AND_PORT_DEPENDENT},
                                           Rule{.name = "default-other", .action = TPX_ACTION_BYPASS}));
 }
 
 TEST(ParseConfig, PortsAndProxyImplyTheirProtocols) {
   EXPECT_THAT(FirstRule("{name: a, match: {dport: 53}, action: drop}").protocols, ElementsAre(6, 17));
-  EXPECT_THAT(FirstRule("{name: a, match: {dport: 53}, action: proxy}").protocols, ElementsAre(6));
-  EXPECT_THAT(FirstRule("{name: a, action: proxy}").protocols, ElementsAre(6));
+  EXPECT_THAT(FirstRule("{name: a, match: {dport: 53}, action: proxy}").protocols, ElementsAre(6, 17));
+  EXPECT_THAT(FirstRule("{name: a, action: proxy}").protocols, ElementsAre(6, 17));
+  EXPECT_THAT(FirstRule("{name: a, action: {redirect: '192.0.2.1:53'}}").protocols, ElementsAre(6, 17));
+  EXPECT_THAT(FirstRule("{name: a, match: {proto: [udp, tcp]}, action: proxy}").protocols,
+              ElementsAre(6, 17));
+  EXPECT_THAT(FirstRule("{name: a, match: {proto: udp}, action: proxy}").protocols, ElementsAre(17));
   EXPECT_THAT(FirstRule("{name: a, action: drop}").protocols, ElementsAre());
   EXPECT_THAT(FirstRule("{name: a, match: {proto: 6}, action: proxy}").protocols, ElementsAre(6));
+}
+
+TEST(ParseConfig, IcmpIsThatOfBothFamilies) {
+  EXPECT_THAT(FirstRule("{name: a, match: {proto: icmp}, action: drop}").protocols, ElementsAre(1, 58));
+  EXPECT_THAT(FirstRule("{name: a, match: {proto: [icmp, udp]}, action: reject}").protocols,
+              ElementsAre(1, 17, 58));
+  EXPECT_THAT(FirstRule("{name: a, match: {proto: 1}, action: drop}").protocols, ElementsAre(1));
+  ParseResult twice =
+      ParseText(StrCat(kHead, "rules: [{name: a, match: {proto: [icmp, 58]}, action: drop}]\n"));
+  EXPECT_EQ(AllText(twice.errors), "test.yaml:3:41: proto: '58' is listed twice\n");
+}
+
+TEST(ParseConfig, RulesTakeTheMappingOfTheFileOrTheirOwn) {
+  const std::string head = StrCat(kHead, "mapping: address-and-port-dependent\n");
+  auto mapping = [&](std::string_view rule, std::string_view before) {
+    return FirstRule(rule, before).mapping;
+  };
+  constexpr auto kCone = TPX_MAPPING_ENDPOINT_INDEPENDENT, kPair = TPX_MAPPING_ADDRESS_AND_PORT_DEPENDENT;
+  EXPECT_EQ(mapping("{name: a, action: proxy}", kHead), kCone);
+  EXPECT_EQ(mapping("{name: a, action: proxy}", head), kPair);
+  EXPECT_EQ(mapping("{name: a, action: proxy, mapping: endpoint-independent}", head), kCone);
+  EXPECT_EQ(mapping("{name: a, match: {proto: udp}, action: proxy}", head), kPair);
+  // where it says nothing
+  EXPECT_EQ(mapping("{name: a, match: {proto: tcp}, action: proxy}", head), kCone);
+  EXPECT_EQ(mapping("{name: a, action: drop}", head), kCone);
+}
+
+TEST(ParseConfig, RedirectsMasqueradeWhateverTheFileSays) {
+  for (std::string_view own : {"", ", source: masquerade", ", mapping: address-and-port-dependent"}) {
+    Rule rule = FirstRule(StrCat("{name: a, action: {redirect: '[2001:db8::1]:53'}", own, "}"),
+                          StrCat(kHead, "source: preserve\non_proxy_down: closed\n"));
+    EXPECT_EQ(rule.action, TPX_ACTION_REDIRECT);
+    EXPECT_EQ(rule.target.ToString(), "[2001:db8::1]:53");
+    EXPECT_EQ(rule.source, TPX_SOURCE_MASQUERADE);
+    EXPECT_EQ(rule.fail_mode, TPX_FAIL_CLOSED);
+    EXPECT_EQ(rule.mapping, TPX_MAPPING_ADDRESS_AND_PORT_DEPENDENT);
+  }
 }
 
 TEST(ParseConfig, FindsSetsWhereverTheyAreInTheFile) {

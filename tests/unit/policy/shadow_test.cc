@@ -46,9 +46,12 @@ TEST(FindShadowed, NamesTheFirstOfSeveral) {
             (Pairs{{1, 0}, {2, 0}}));
 }
 
-TEST(FindShadowed, KnowsThatProxyingConcernsTcpAlone) {
-  EXPECT_EQ(ShadowedOf({Rule{.action = TPX_ACTION_PROXY}, Rule{}}), (Pairs{{2, 1}}));
-  EXPECT_EQ(ShadowedOf({Rule{.protocols = {6}}, Rule{.action = TPX_ACTION_PROXY}}), (Pairs{{1, 0}}));
+TEST(FindShadowed, KnowsThatProxyingConcernsTcpAndUdpAlone) {
+  for (tpx_action action : {TPX_ACTION_PROXY, TPX_ACTION_REDIRECT}) {
+    EXPECT_EQ(ShadowedOf({Rule{.action = action}, Rule{}}), (Pairs{{2, 1}}));
+    EXPECT_EQ(ShadowedOf({Rule{.protocols = {6, 17}}, Rule{.action = action}}), (Pairs{{1, 0}}));
+    EXPECT_EQ(ShadowedOf({Rule{.protocols = {6}}, Rule{.action = action}}), Pairs());
+  }
 }
 
 TEST(FindShadowed, KnowsThatBothFamiliesTogetherAreEverything) {

@@ -1,0 +1,85 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <sys/uio.h>
+
+#include <array>
+#include <cstdint>
+#include <functional>
+
+#include "tpx/data/shared_slot.h"
+#include "tpx/io/buffer_ring.h"
+#include "tpx/io/token.h"
+#include "tpx/sys/udp_socket.h"
+
+namespace tpx::data {
+
+// Bytes of a received buffer on their way out: one datagram, or a train of them.
+struct Outgoing {
+  int fd = -1;         // borrowed; whoever closes it calls FlushSocket first
+  io::Token session;   // for the report of a failure
+  bool trains = true;  // the socket's way out can segment
+  sys::UdpDeparture how;
+  const char* data = nullptr;
+  uint32_t len = 0;
+  uint16_t buffer = 0;  // that holds the bytes; the sender returns it
+};
+
+// Gathers datagrams of one flow and one length that arrive one after the other
+// and sends them as one train (UDP_SEGMENT), which costs the stack little more
+// than one datagram. What arrived as a train leaves as one. Order within a flow
+// is kept; nothing waits beyond Flush.
+class DatagramSender {
+ public:
+  // A datagram that could not be sent; -EIO: a train that could not be segmented,
+  // whose datagrams are sent by themselves.
+  struct Failure {
+    int fd;
+    io::Token session;
+    const sys::UdpDeparture& how;
+    iovec datagram;
+    int error;  // negative errno
+  };
+  // Returns whether to try once more.
+  using OnFailure = std::function<bool(const Failure&)>;
+
+  DatagramSender(io::BufferRing& buffers, SharedSlot& slot, OnFailure on_failure);
+
+  void Add(const Outgoing& outgoing);
+  void FlushSocket(int fd);
+  void Flush();
+
+ private:
+  static constexpr size_t kTrains = 16;
+  static constexpr size_t kSegments = 64;  // UDP_MAX_SEGMENTS of the oldest kernels
+
+  struct Train {
+    int fd = -1;  // -1: unused
+    io::Token session;
+    sys::UdpDeparture how;
+    uint32_t segment = 0;  // length of all but the last
+    uint32_t segments = 0;
+    uint32_t bytes = 0;
+    bool closed = false;  // ends with a shorter one
+    bool trains = true;
+    uint32_t parts = 0;
+    std::array<iovec, kSegments> part;
+    std::array<uint16_t, kSegments> buffer;
+  };
+
+  static bool SameWay(const Train& train, const Outgoing& outgoing);
+  static bool Fits(const Train& train, uint32_t segment, uint32_t segments, uint32_t bytes);
+  Train& Begin(const Outgoing& outgoing, uint32_t segment);
+  void Send(Train& train);
+  bool Report(const Train& train, const sys::UdpDeparture& how, iovec datagram, int error);
+  void SendSingly(const Train& train);
+  void SendOne(const Train& train, iovec datagram);
+
+  io::BufferRing& buffers_;
+  SharedSlot& slot_;
+  const OnFailure on_failure_;
+  std::array<Train, kTrains> trains_;
+  size_t next_ = 0;  // to be reused when all are open
+};
+
+}  // namespace tpx::data

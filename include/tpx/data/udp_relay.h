@@ -1,0 +1,100 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <array>
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "tpx/base/unique_fd.h"
+#include "tpx/data/datagram_sender.h"
+#include "tpx/data/decision_source.h"
+#include "tpx/data/descriptors.h"
+#include "tpx/data/icmp_budget.h"
+#include "tpx/data/reply_sockets.h"
+#include "tpx/data/shared_slot.h"
+#include "tpx/data/udp_table.h"
+#include "tpx/data/worker.h"
+#include "tpx/io/buffer_ring.h"
+#include "tpx/io/ring.h"
+#include "tpx/io/token.h"
+#include "tpx/sys/icmp.h"
+
+namespace tpx::data {
+
+// Relays the UDP of one worker. Datagrams of clients come in by the listeners,
+// those of servers by one socket per session; both are received by multishot
+// requests into shared buffers and sent from there, trains as trains.
+//
+// What cannot be sent at once is dropped and counted, as a router would; a
+// datagram is never delivered in part. Errors that ICMP reports about upstream
+// datagrams go back to the client as the ICMP error that a router would have
+// sent.
+class UdpRelay {
+ public:
+  // Token kinds of this object's requests.
+  static constexpr uint8_t kListenerKind = 32, kUpstreamKind = 33, kCancelledKind = 34;
+
+  static absl::StatusOr<std::unique_ptr<UdpRelay>> Create(const WorkerOptions& options, uint16_t port,
+                                                          io::Ring& ring, SharedSlot& slot,
+                                                          Descriptors& descriptors);
+
+  int listener_fd(tpx_listener kind) const { return listener_[kind].get(); }
+
+  void Start();  // begins to receive
+  void OnCompletion(io::Token token, const io::Ring::Completion& completion, uint64_t now_ms);
+  // After the completions of one turn: sends what was gathered, ages sessions.
+  void EndTurn(uint64_t now_ms);
+  uint64_t NextTimeout() const;
+
+  bool busy(uint64_t now_ms) const;  // sessions are open and datagrams came lately
+  void CloseAll();                   // sessions; the listeners stop receiving
+  bool quiet() const { return table_.live() == 0; }
+
+ private:
+  struct Received;  // one receive call's worth
+
+  UdpRelay(const WorkerOptions& options, uint16_t port, io::Ring& ring, SharedSlot& slot,
+           Descriptors& descriptors, std::unique_ptr<io::BufferRing> buffers, sys::IcmpSender icmp);
+
+  void Receive(int fd, io::Token token);
+  void ReceiveFrom(UdpSession& session);
+  void OnListener(const io::Ring::Completion& completion, uint32_t kind, uint64_t now_ms);
+  void OnUpstream(const io::Ring::Completion& completion, UdpSession& session, uint64_t now_ms);
+  void FromClient(Received& received, tpx_listener kind, uint64_t now_ms);
+  void FromServer(Received& received, UdpSession& session, uint64_t now_ms);
+  bool Refused(const Received& received);
+  UdpSession* SessionFor(const UdpKey& key, uint64_t now_ms);
+  int OpenUpstream(UdpSession& session, tpx_source_mode source);
+  void CloseOldestBut(const UdpSession& session);
+  void Close(UdpSession& session);
+  bool OnSendFailure(const DatagramSender::Failure& failure);
+  void AllowFragments(UdpSession& session, bool allow);
+  bool MayFragment(const UdpSession& session, const Endpoint& destination);
+  // Passes on what ICMP reports. Returns the size that would have passed where this
+  // machine refused a datagram, about which the queue says no more; else 0.
+  uint32_t TakeErrors(UdpSession& session);
+  void TakeReplyErrors(int fd);
+  void Answer(sys::IcmpProblem problem, const IpAddr& from, uint32_t mtu, const UdpKey& flow,
+              std::span<const char> quoted);
+
+  const WorkerOptions options_;
+  const uint16_t port_;
+  io::Ring& ring_;
+  SharedSlot& slot_;
+  Descriptors& descriptors_;
+  std::unique_ptr<io::BufferRing> buffers_;
+  sys::IcmpSender icmp_;
+  std::array<UniqueFd, TPX_LISTENER_KINDS> listener_;  // those of UDP
+  UdpTable table_;
+  DatagramSender sender_;
+  ReplySockets replies_;
+  std::vector<io::Token> starved_;  // requests that ended for want of a buffer
+  uint64_t last_traffic_ms_ = 0;
+  IcmpBudget icmp_budget_;
+  bool closing_ = false;
+};
+
+}  // namespace tpx::data

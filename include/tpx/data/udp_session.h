@@ -1,0 +1,69 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <cstdint>
+
+#include "tpx/base/address.h"
+#include "tpx/base/unique_fd.h"
+#include "tpx/data/deadline_list.h"
+#include "tpx_abi.h"
+
+namespace tpx::data {
+
+// What one session serves: a client's endpoint, whatever it talks to (full
+// cone, RFC 4787: endpoint-independent mapping and filtering); or, where the
+// rule redirects or asks for address-and-port-dependent behaviour, the pair of
+// endpoints. The listener that a datagram arrives at tells which.
+struct UdpKey {
+  Endpoint client;
+  Endpoint destination;  // of the pair, as the client wrote it; else empty
+  tpx_listener listener = TPX_LISTENER_UDP_MASQUERADE;
+
+  bool is_pair() const { return listener == TPX_LISTENER_UDP_PAIR; }
+  friend bool operator==(const UdpKey&, const UdpKey&) = default;
+
+  template <typename H>
+  friend H AbslHashValue(H state, const UdpKey& key) {
+    return H::combine(std::move(state), key.client, key.destination, static_cast<int>(key.listener));
+  }
+};
+
+struct UdpSession;
+
+// The sessions of one client address, least recently used first.
+struct UdpClient {
+  uint32_t sessions = 0;
+  UdpSession* oldest = nullptr;
+  UdpSession* newest = nullptr;
+};
+
+// Invariants:
+//  1. while open it is in the table under its key, on one deadline list and on
+//     its client's list;
+//  2. it is freed only when its receive request has ended;
+//  3. it owns no memory beyond this object.
+struct UdpSession : DeadlineHook {
+  enum class Phase : uint8_t { kFree, kOpen, kClosing };
+
+  UdpKey key;
+  // Of a pair: where its datagrams go. Else only a port, that of all its destinations, or 0.
+  Endpoint target;
+  UdpClient* owner = nullptr;
+  UdpSession* older = nullptr;
+  UdpSession* newer = nullptr;
+  UniqueFd upstream;
+  uint32_t index = 0;
+  uint32_t generation = 0;
+  Phase phase = Phase::kFree;
+  uint8_t up = 0, down = 0;    // receive calls in each direction, saturating
+  bool receiving : 1 = false;  // the request is armed
+  bool starved : 1 = false;    // it ended because no buffer was left
+  bool no_trains : 1 = false;  // one of the ways out can't segment
+  bool fragments : 1 = false;  // the kernel may fragment what it sends
+
+  bool is_free() const { return phase == Phase::kFree; }
+};
+
+static_assert(sizeof(UdpSession) <= 256);
+
+}  // namespace tpx::data

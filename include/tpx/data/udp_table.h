@@ -1,0 +1,71 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <cstdint>
+
+#include "absl/container/flat_hash_map.h"
+#include "absl/container/node_hash_map.h"
+#include "tpx/data/slot_table.h"
+#include "tpx/data/udp_session.h"
+
+namespace tpx::data {
+
+struct UdpLimits {
+  uint32_t sessions = 0;
+  uint32_t sessions_per_client = 0;  // per address
+  uint32_t one_way_ms = 0;           // nothing has come back
+  uint32_t answered_ms = 0;          // DNS: as many answers as queries, a few
+  uint32_t stream_ms = 0;            // everything else
+};
+
+// The sessions of a worker: by key, by age, by client.
+//
+// A full table takes a new session in the place of the one that was idle for
+// the longest time: of those to which nothing has come back where they are more
+// than an eighth (a flood of forged senders has no others), else of the others.
+// A client at its own limit replaces one of its own, so it cannot drive out
+// others.
+class UdpTable {
+ public:
+  explicit UdpTable(const UdpLimits& limits);
+
+  UdpSession* Find(const UdpKey& key);
+  UdpSession* FindByIndex(uint32_t index, uint32_t generation) { return slots_.Find(index, generation); }
+
+  // Whom a new session of this client would have to replace; nullptr when there is room.
+  UdpSession* Victim(const IpAddr& client);
+  // Whose time is up, or nullptr.
+  UdpSession* Expired(uint64_t now_ms) const;
+  uint64_t NextExpiry() const;
+  UdpSession* Oldest() const;  // idle for the longest time; nullptr when none is open
+
+  // A new open session, without a socket; nullptr only when too many closed
+  // ones still wait for their last completion.
+  UdpSession* Open(const UdpKey& key, uint64_t now_ms);
+  // Notes traffic, which may change the session's class.
+  void Touch(UdpSession& session, uint64_t now_ms);
+  // Takes it out; it stays allocated until Free.
+  void Close(UdpSession& session);
+  void Free(UdpSession& session) { slots_.Free(session); }
+
+  uint32_t open() const { return static_cast<uint32_t>(by_key_.size()); }
+  uint32_t live() const { return slots_.live(); }
+
+  template <typename Visit>
+  void ForEach(Visit&& visit) {
+    slots_.ForEach(visit);
+  }
+
+ private:
+  DeadlineList& ListOf(const UdpSession& session);
+  void LinkNewest(UdpSession& session);
+  void Unlink(UdpSession& session);
+
+  const UdpLimits limits_;
+  SlotTable<UdpSession> slots_;
+  absl::flat_hash_map<UdpKey, UdpSession*> by_key_;
+  absl::node_hash_map<IpAddr, UdpClient> clients_;
+  DeadlineList one_way_, answered_, stream_;
+};
+
+}  // namespace tpx::data

@@ -1,0 +1,19 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "kernel_decisions.h"
+
+#include "tpx/base/status.h"
+#include "tpx/bpf/maps.h"
+
+namespace tpx::app {
+
+absl::StatusOr<KernelDecisions> KernelDecisions::Open(const std::string& pins) {
+  TPX_ASSIGN_OR_RETURN(auto flows, bpf::OpenFlows(pins, bpf::Access::kReadOnly));
+  return KernelDecisions(std::move(flows));
+}
+
+std::optional<tpx_verdict> KernelDecisions::Find(const tpx_flow& flow) {
+  const absl::StatusOr<tpx_verdict> verdict = flows_.Lookup(flow);
+  return verdict.ok() ? std::optional(*verdict) : std::nullopt;
+}
+
+}  // namespace tpx::app

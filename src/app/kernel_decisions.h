@@ -1,0 +1,25 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <optional>
+#include <string>
+
+#include "absl/status/statusor.h"
+#include "tpx/bpf/map.h"
+#include "tpx/data/decision_source.h"
+#include "tpx_abi.h"
+
+namespace tpx::app {
+
+// The kernel side's memory of flows, for the workers.
+class KernelDecisions final : public data::DecisionSource {
+ public:
+  static absl::StatusOr<KernelDecisions> Open(const std::string& pins);
+  std::optional<tpx_verdict> Find(const tpx_flow& flow) override;
+
+ private:
+  explicit KernelDecisions(bpf::Map<tpx_flow, tpx_verdict> flows) : flows_(std::move(flows)) {}
+  bpf::Map<tpx_flow, tpx_verdict> flows_;
+};
+
+}  // namespace tpx::app

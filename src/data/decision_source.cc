@@ -1,0 +1,21 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "tpx/data/decision_source.h"
+
+#include <netinet/in.h>
+
+namespace tpx::data {
+
+tpx_flow FlowOf(uint8_t protocol, const Endpoint& source, const Endpoint& destination) {
+  return {.src = source.addr.raw,
+          .dst = destination.addr.raw,
+          .sport = htons(source.port),
+          .dport = htons(destination.port),
+          .proto = protocol,
+          .pad = {}};
+}
+
+Endpoint TargetOf(const tpx_verdict& verdict) {
+  return {.addr = {verdict.to.addr}, .port = ntohs(verdict.to.port)};
+}
+
+}  // namespace tpx::data

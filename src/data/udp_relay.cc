@@ -1,0 +1,477 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "tpx/data/udp_relay.h"
+
+#include <netinet/in.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <span>
+#include <utility>
+
+#include "tpx/base/status.h"
+#include "tpx/data/connector.h"
+#include "tpx/data/forbidden.h"
+#include "tpx/sys/socket.h"
+
+namespace tpx::data {
+namespace {
+
+constexpr uint16_t kGroup = 0;
+constexpr uint16_t kBuffers = 128;
+// The largest train, the addresses and control messages before it.
+constexpr uint32_t kBufferSize =
+    65'536 + sizeof(io_uring_recvmsg_out) + sizeof(sockaddr_storage) + sys::kUdpControlSize;
+
+// The kernel copies the sizes from here for each receive.
+constexpr msghdr kShape = [] {
+  msghdr shape{};
+  shape.msg_namelen = sizeof(sockaddr_storage);
+  shape.msg_controllen = sys::kUdpControlSize;
+  return shape;
+}();
+
+constexpr uint32_t kTurnTimeouts = 256;
+constexpr uint32_t kReplyIdleMs = 60'000;
+constexpr uint8_t kLastHop = 1;
+constexpr uint64_t kBusyMs = 1000;     // without traffic for so long, nobody waits for its sessions
+constexpr size_t kQuotedBytes = 1280;  // more than any ICMP error quotes
+
+constexpr tpx_listener kKinds[] = {TPX_LISTENER_UDP_MASQUERADE, TPX_LISTENER_UDP_PRESERVE,
+                                   TPX_LISTENER_UDP_PAIR};
+
+constexpr io::Token kCancelled{.kind = UdpRelay::kCancelledKind};
+
+io::Token TokenOf(const UdpSession& session) {
+  return {.index = session.index, .generation = session.generation, .kind = UdpRelay::kUpstreamKind};
+}
+
+void Increment(uint8_t& saturating) {
+  if (saturating != UINT8_MAX) ++saturating;
+}
+
+}  // namespace
+
+struct UdpRelay::Received {
+  Received(io::BufferRing& buffers, const io::Ring::Completion& c);
+
+  uint32_t datagrams() const {
+    return arrival.segment_size == 0 || len <= arrival.segment_size
+               ? 1
+               : (len + arrival.segment_size - 1) / arrival.segment_size;
+  }
+  // The first of them.
+  std::span<const char> first() const {
+    const uint32_t segment = arrival.segment_size == 0 ? len : std::min<uint32_t>(len, arrival.segment_size);
+    return {data, segment};
+  }
+
+  uint16_t buffer;
+  bool cut = false;  // the kernel had to cut bytes off
+  const char* data = nullptr;
+  uint32_t len = 0;
+  sys::UdpArrival arrival;
+};
+
+// Layout: io_uring_recvmsg_out, the name, the control messages, the bytes.
+UdpRelay::Received::Received(io::BufferRing& buffers, const io::Ring::Completion& c)
+    : buffer(static_cast<uint16_t>(c.buffer)) {
+  char* base = buffers.data(buffer);
+  const auto* out = reinterpret_cast<const io_uring_recvmsg_out*>(base);
+  msghdr message{};
+  message.msg_name = base + sizeof(*out);
+  message.msg_namelen = out->namelen;
+  message.msg_control = base + sizeof(*out) + kShape.msg_namelen;
+  message.msg_controllen = std::min<size_t>(out->controllen, kShape.msg_controllen);
+  const size_t head = sizeof(*out) + kShape.msg_namelen + kShape.msg_controllen;
+  data = base + head;
+  len = out->payloadlen;
+  cut = (out->flags & (MSG_TRUNC | MSG_CTRUNC)) != 0 || c.result < static_cast<int>(head + len);
+  arrival = sys::ParseUdpArrival(message);
+}
+
+absl::StatusOr<std::unique_ptr<UdpRelay>> UdpRelay::Create(const WorkerOptions& options, uint16_t port,
+                                                           io::Ring& ring, SharedSlot& slot,
+                                                           Descriptors& descriptors) {
+  TPX_ASSIGN_OR_RETURN(auto buffers, io::BufferRing::Create(ring, kGroup, kBuffers, kBufferSize));
+  TPX_ASSIGN_OR_RETURN(sys::IcmpSender icmp, sys::IcmpSender::Create(options.own_mark));
+  std::unique_ptr<UdpRelay> relay(
+      new UdpRelay(options, port, ring, slot, descriptors, std::move(buffers), std::move(icmp)));
+  for (tpx_listener kind : kKinds) {
+    TPX_ASSIGN_OR_RETURN(relay->listener_[kind], sys::TransparentUdpListener(port, options.steer_mark));
+  }
+  return relay;
+}
+
+UdpRelay::UdpRelay(const WorkerOptions& options, uint16_t port, io::Ring& ring, SharedSlot& slot,
+                   Descriptors& descriptors, std::unique_ptr<io::BufferRing> buffers, sys::IcmpSender icmp)
+    : options_(options),
+      port_(port),
+      ring_(ring),
+      slot_(slot),
+      descriptors_(descriptors),
+      buffers_(std::move(buffers)),
+      icmp_(std::move(icmp)),
+      table_({.sessions = options.max_udp_sessions,
+              .sessions_per_client = options.max_udp_sessions_per_client,
+              .one_way_ms = options.udp_one_way_ms,
+              .answered_ms = options.udp_answered_ms,
+              .stream_ms = options.udp_stream_ms}),
+      sender_(*buffers_, slot,
+              [this](const DatagramSender::Failure& failure) { return OnSendFailure(failure); }),
+      replies_(options.max_udp_reply_sockets, options.steer_mark, kReplyIdleMs, slot,
+               [this](int fd) { sender_.FlushSocket(fd); }) {}
+
+void UdpRelay::Start() {
+  for (tpx_listener kind : kKinds) {
+    Receive(listener_[kind].get(), {.index = static_cast<uint32_t>(kind), .kind = kListenerKind});
+  }
+}
+
+void UdpRelay::Receive(int fd, io::Token token) { ring_.RecvmsgMultishot(fd, &kShape, kGroup, token.Pack()); }
+
+void UdpRelay::ReceiveFrom(UdpSession& session) {
+  session.receiving = true;
+  Receive(session.upstream.get(), TokenOf(session));
+}
+
+void UdpRelay::OnCompletion(io::Token token, const io::Ring::Completion& completion, uint64_t now_ms) {
+  if (token.kind == kListenerKind) return OnListener(completion, token.index, now_ms);
+  if (token.kind == kCancelledKind) return;
+  UdpSession* session = table_.FindByIndex(token.index, token.generation);
+  if (session != nullptr) return OnUpstream(completion, *session, now_ms);
+  slot_.Add(TPX_C_STALE_COMPLETIONS);
+  if (completion.buffer >= 0) buffers_->Return(static_cast<uint16_t>(completion.buffer));
+}
+
+void UdpRelay::OnListener(const io::Ring::Completion& completion, uint32_t kind, uint64_t now_ms) {
+  if (completion.buffer >= 0) {
+    Received received(*buffers_, completion);
+    closing_ ? buffers_->Return(received.buffer)
+             : FromClient(received, static_cast<tpx_listener>(kind), now_ms);
+  }
+  if (completion.more || closing_) return;
+  if (completion.result == -ENOBUFS) slot_.Add(TPX_C_UDP_BUFFERS_SHORT);
+  starved_.push_back({.index = kind, .kind = kListenerKind});
+}
+
+void UdpRelay::OnUpstream(const io::Ring::Completion& completion, UdpSession& session, uint64_t now_ms) {
+  if (!completion.more) session.receiving = false;
+  const bool open = session.phase == UdpSession::Phase::kOpen;
+  if (completion.buffer >= 0) {
+    Received received(*buffers_, completion);
+    open ? FromServer(received, session, now_ms) : buffers_->Return(received.buffer);
+  }
+  if (session.phase != UdpSession::Phase::kOpen) {
+    if (!session.receiving) table_.Free(session);
+    return;
+  }
+  if (completion.result < 0 && completion.result != -ENOBUFS) TakeErrors(session);
+  if (session.receiving || session.phase != UdpSession::Phase::kOpen) return;
+  if (completion.result == -ENOBUFS) slot_.Add(TPX_C_UDP_BUFFERS_SHORT);
+  session.receiving = true;  // as soon as the turn ends
+  starved_.push_back(TokenOf(session));
+}
+
+// What is not relayed: bytes that were cut, destinations that the proxy never
+// lends itself to, and datagrams that a router would not send on either.
+bool UdpRelay::Refused(const Received& received) {
+  const sys::UdpArrival& arrival = received.arrival;
+  if (received.cut || arrival.peer.port == 0 || arrival.destination.port == 0) {
+    slot_.Add(TPX_C_UDP_DROPPED, received.datagrams());
+    return true;
+  }
+  if (IsForbidden(arrival.peer, arrival.destination, port_)) {
+    slot_.Add(TPX_C_LOOP_REFUSED, received.datagrams());
+    return true;
+  }
+  if (arrival.hops != kLastHop) return false;
+  slot_.Add(TPX_C_HOPS_EXCEEDED, received.datagrams());
+  const UdpKey flow{.client = arrival.peer, .destination = arrival.destination};
+  Answer(sys::IcmpProblem::kTimeExceeded, {}, 0, flow, received.first());
+  return true;
+}
+
+void UdpRelay::FromClient(Received& received, tpx_listener kind, uint64_t now_ms) {
+  const sys::UdpArrival& arrival = received.arrival;
+  UdpKey key{.client = arrival.peer, .destination = {}, .listener = kind};
+  if (key.is_pair()) key.destination = arrival.destination;
+  UdpSession* session = Refused(received) ? nullptr : SessionFor(key, now_ms);
+  if (session == nullptr) return buffers_->Return(received.buffer);
+  AllowFragments(*session,
+                 arrival.fragmented || (session->fragments && MayFragment(*session, arrival.destination)));
+  if (!key.is_pair() && session->target.port != arrival.destination.port) {
+    session->target.port = session->up == 0 ? arrival.destination.port : 0;
+  }
+  Increment(session->up);
+  table_.Touch(*session, now_ms);
+  last_traffic_ms_ = now_ms;
+  slot_.Add(TPX_C_UDP_DATAGRAMS_UP, received.datagrams());
+  slot_.Add(TPX_C_UDP_BYTES_UP, received.len);
+  sender_.Add({.fd = session->upstream.get(),
+               .session = TokenOf(*session),
+               .trains = !session->no_trains,
+               .how = {.destination = key.is_pair() ? session->target : arrival.destination,
+                       .connected = key.is_pair(),
+                       .segment_size = arrival.segment_size,
+                       .traffic_class = arrival.traffic_class,
+                       .hops = static_cast<uint8_t>(arrival.hops == 0 ? 0 : arrival.hops - 1)},
+               .data = received.data,
+               .len = received.len,
+               .buffer = received.buffer});
+}
+
+void UdpRelay::FromServer(Received& received, UdpSession& session, uint64_t now_ms) {
+  const sys::UdpArrival& arrival = received.arrival;
+  const Endpoint& source = session.key.is_pair() ? session.key.destination : arrival.peer;
+  int fd = received.cut || arrival.hops == kLastHop ? -EMSGSIZE : replies_.Get(source, now_ms);
+  if (IsShortage(-fd)) {
+    CloseOldestBut(session);
+    fd = replies_.Get(source, now_ms);
+  }
+  if (fd < 0) {
+    slot_.Add(fd == -EADDRINUSE ? TPX_C_UDP_REPLY_REFUSED : TPX_C_UDP_DROPPED, received.datagrams());
+    return buffers_->Return(received.buffer);
+  }
+  Increment(session.down);
+  table_.Touch(session, now_ms);
+  last_traffic_ms_ = now_ms;
+  slot_.Add(TPX_C_UDP_DATAGRAMS_DOWN, received.datagrams());
+  slot_.Add(TPX_C_UDP_BYTES_DOWN, received.len);
+  sender_.Add({.fd = fd,
+               .session = TokenOf(session),
+               .trains = !session.no_trains,
+               .how = {.destination = session.key.client,
+                       .connected = false,
+                       .segment_size = arrival.segment_size,
+                       .traffic_class = arrival.traffic_class,
+                       .hops = static_cast<uint8_t>(arrival.hops == 0 ? 0 : arrival.hops - 1)},
+               .data = received.data,
+               .len = received.len,
+               .buffer = received.buffer});
+}
+
+UdpSession* UdpRelay::SessionFor(const UdpKey& key, uint64_t now_ms) {
+  if (UdpSession* session = table_.Find(key); session != nullptr) return session;
+  std::optional<tpx_verdict> verdict;
+  if (key.is_pair()) {
+    verdict = options_.decisions->Find(FlowOf(IPPROTO_UDP, key.client, key.destination));
+    if (!verdict.has_value()) {
+      slot_.Add(TPX_C_UDP_UNDECIDED);
+      return nullptr;
+    }
+  }
+  if (UdpSession* victim = table_.Victim(key.client.addr); victim != nullptr) {
+    slot_.Add(TPX_C_UDP_SESSIONS_REPLACED);
+    Close(*victim);
+  }
+  UdpSession* session = table_.Open(key, now_ms);
+  if (session == nullptr) return nullptr;
+  session->target = key.destination;
+  tpx_source_mode source =
+      key.listener == TPX_LISTENER_UDP_PRESERVE ? TPX_SOURCE_PRESERVE : TPX_SOURCE_MASQUERADE;
+  if (verdict.has_value()) {
+    if (verdict->action == TPX_ACTION_REDIRECT) {
+      session->target = TargetOf(*verdict);
+    } else {
+      source = static_cast<tpx_source_mode>(verdict->source);
+    }
+  }
+  if (int error = -OpenUpstream(*session, source); error != 0) {
+    slot_.Add(IsShortage(error) ? TPX_C_UDP_SHORTAGE : TPX_C_UDP_DROPPED);
+    Close(*session);
+    return nullptr;
+  }
+  ReceiveFrom(*session);
+  slot_.Add(TPX_C_UDP_SESSIONS_TOTAL);
+  slot_.Set(TPX_C_UDP_SESSIONS, table_.open());
+  return session;
+}
+
+int UdpRelay::OpenUpstream(UdpSession& session, tpx_source_mode source) {
+  // Where descriptors run out the session that was idle for longest gives its own.
+  if (descriptors_.left() == 0) CloseOldestBut(session);
+  int fd = sys::OpenUdpUpstream(options_.own_mark);
+  if (fd < 0 && IsShortage(-fd)) {
+    CloseOldestBut(session);
+    fd = sys::OpenUdpUpstream(options_.own_mark);
+  }
+  if (fd < 0) return fd;
+  if (!descriptors_.Take(1)) {
+    close(fd);
+    return -EMFILE;
+  }
+  session.upstream.Reset(fd);
+  if (source == TPX_SOURCE_PRESERVE) {
+    // The connected sockets of one client's port share it.
+    int r = session.key.is_pair() ? sys::ShareUdpAddress(fd) : 0;
+    if (r == 0) r = sys::BindUdpTransparent(fd, session.key.client);
+    if (r == -EADDRINUSE) {
+      slot_.Add(TPX_C_PORT_CHANGED);
+      r = sys::BindUdpTransparent(fd, {.addr = session.key.client.addr, .port = 0});
+    }
+    if (r < 0) return r;
+  }
+  return session.key.is_pair() ? sys::ConnectUdp(fd, session.target) : 0;
+}
+
+void UdpRelay::CloseOldestBut(const UdpSession& session) {
+  UdpSession* oldest = table_.Oldest();
+  if (oldest == nullptr || oldest == &session) return;
+  slot_.Add(TPX_C_UDP_SESSIONS_REPLACED);
+  Close(*oldest);
+}
+
+void UdpRelay::Close(UdpSession& session) {
+  if (session.upstream) {
+    sender_.FlushSocket(session.upstream.get());
+    descriptors_.Give(1);
+  }
+  table_.Close(session);
+  if (session.receiving) ring_.Cancel(TokenOf(session).Pack(), kCancelled.Pack());
+  session.upstream.Reset();
+  if (!session.receiving) table_.Free(session);
+  slot_.Set(TPX_C_UDP_SESSIONS, table_.open());
+}
+
+void UdpRelay::EndTurn(uint64_t now_ms) {
+  sender_.Flush();
+  for (const io::Token& token : std::exchange(starved_, {})) {
+    if (token.kind == kListenerKind) {
+      if (!closing_) Receive(listener_[token.index].get(), token);
+    } else if (UdpSession* session = table_.FindByIndex(token.index, token.generation); session != nullptr) {
+      session->phase == UdpSession::Phase::kOpen ? ReceiveFrom(*session) : table_.Free(*session);
+    }
+  }
+  icmp_budget_.Refill(now_ms);
+  for (uint32_t n = 0; n < kTurnTimeouts; ++n) {
+    UdpSession* session = table_.Expired(now_ms);
+    if (session == nullptr) break;
+    slot_.Add(TPX_C_UDP_SESSIONS_AGED);
+    Close(*session);
+  }
+  replies_.Expire(now_ms);
+}
+
+bool UdpRelay::busy(uint64_t now_ms) const {
+  return table_.open() > 0 && now_ms - last_traffic_ms_ < kBusyMs;
+}
+
+uint64_t UdpRelay::NextTimeout() const { return std::min(table_.NextExpiry(), replies_.NextExpiry()); }
+
+void UdpRelay::CloseAll() {
+  closing_ = true;
+  for (tpx_listener kind : kKinds) {
+    const io::Token token{.index = static_cast<uint32_t>(kind), .kind = kListenerKind};
+    ring_.Cancel(token.Pack(), kCancelled.Pack());
+  }
+  table_.ForEach([this](UdpSession& session) {
+    if (session.phase == UdpSession::Phase::kOpen) Close(session);
+  });
+}
+
+bool UdpRelay::OnSendFailure(const DatagramSender::Failure& failure) {
+  UdpSession* session = table_.FindByIndex(failure.session.index, failure.session.generation);
+  if (session == nullptr || session->phase != UdpSession::Phase::kOpen) return false;
+  if (failure.error == -EAGAIN || failure.error == -ENOBUFS) return false;
+  if (failure.error == -EIO) session->no_trains = true;
+  if (failure.fd != session->upstream.get()) {
+    TakeReplyErrors(failure.fd);
+    return failure.error != -EMSGSIZE;
+  }
+  if (failure.error == -EMSGSIZE && MayFragment(*session, failure.how.destination)) {
+    AllowFragments(*session, true);
+    return true;
+  }
+  // Any other error is that of an earlier datagram, and now taken.
+  const uint32_t mtu = TakeErrors(*session);
+  if (failure.error != -EMSGSIZE) return true;
+  if (mtu != 0) {
+    UdpKey flow = session->key;
+    if (!flow.is_pair()) flow.destination = failure.how.destination;
+    Answer(sys::IcmpProblem::kTooBig, {}, mtu, flow,
+           {static_cast<const char*>(failure.datagram.iov_base), failure.datagram.iov_len});
+  }
+  return false;
+}
+
+// IPv4 without the don't-fragment bit: the kernel side has seen it.
+bool UdpRelay::MayFragment(const UdpSession& session, const Endpoint& destination) {
+  UdpKey flow = session.key;
+  if (!flow.is_pair()) flow.destination = destination;
+  const auto verdict = options_.decisions->Find(FlowOf(IPPROTO_UDP, flow.client, flow.destination));
+  return verdict.has_value() && verdict->fragmentable != 0;
+}
+
+void UdpRelay::AllowFragments(UdpSession& session, bool allow) {
+  if (session.fragments == allow) return;
+  session.fragments = allow;
+  sys::AllowFragments(session.upstream.get(), allow);
+}
+
+uint32_t UdpRelay::TakeErrors(UdpSession& session) {
+  char payload[kQuotedBytes];
+  uint32_t mtu = 0;
+  sys::UdpError error;
+  while (sys::TakeUdpError(session.upstream.get(), payload, error) == 0) {
+    if (!error.from_network) {
+      if (error.error == EMSGSIZE) mtu = error.mtu;
+      continue;
+    }
+    UdpKey flow = session.key;
+    if (!flow.is_pair()) flow.destination = error.destination;
+    slot_.Add(TPX_C_UDP_ICMP_ERRORS);
+    const sys::IcmpProblem problem = sys::IcmpProblemOf(error.v4, error.type, error.code);
+    if (problem == sys::IcmpProblem::kTooBig && MayFragment(session, flow.destination)) {
+      AllowFragments(session, true);
+      continue;
+    }
+    // To the client of a redirected flow only its own destination exists.
+    const IpAddr& from = flow.is_pair() ? flow.destination.addr : error.offender;
+    if (problem != sys::IcmpProblem::kNone) {
+      Answer(problem, from, error.mtu, flow, {payload, error.payload_len});
+    }
+  }
+  return mtu;
+}
+
+// A client that is gone: its sessions end, and the server learns of it by the
+// stack's own ICMP answer to its next datagram. Where the client's address is
+// preserved that datagram is forwarded, and the client's answer to it would end
+// at the reply socket; so the server is told at once.
+void UdpRelay::TakeReplyErrors(int fd) {
+  Endpoint server;
+  if (sys::OriginalDestination(fd, server) < 0) return;
+  sys::UdpError error;
+  while (sys::TakeUdpError(fd, {}, error) == 0) {
+    if (!error.from_network || error.error != ECONNREFUSED) continue;
+    for (tpx_listener kind : kKinds) {
+      UdpKey key{.client = error.destination, .destination = {}, .listener = kind};
+      if (key.is_pair()) key.destination = server;
+      UdpSession* gone = table_.Find(key);
+      if (gone == nullptr) continue;
+      Endpoint own;
+      if (sys::OriginalDestination(gone->upstream.get(), own) == 0 && own.addr == key.client.addr) {
+        Answer(sys::IcmpProblem::kPortUnreachable, own.addr, 0, {.client = server, .destination = own}, {});
+      }
+      Close(*gone);
+    }
+  }
+}
+
+// `from` empty: the gateway's own address.
+void UdpRelay::Answer(sys::IcmpProblem problem, const IpAddr& from, uint32_t mtu, const UdpKey& flow,
+                      std::span<const char> quoted) {
+  // As in the kernel, path MTU discovery has no limit; what servers say has theirs.
+  const bool own = problem == sys::IcmpProblem::kTimeExceeded || problem == sys::IcmpProblem::kHostUnreachable;
+  if (!icmp_budget_.Take(flow.client.addr, own)) return slot_.Add(TPX_C_UDP_ICMP_SUPPRESSED);
+  const sys::IcmpError error{.problem = problem,
+                             .from = from == IpAddr{} ? sys::SourceTowards(flow.client.addr) : from,
+                             .source = flow.client,
+                             .destination = flow.destination,
+                             .mtu = mtu,
+                             .payload = quoted};
+  if (icmp_.Send(error) == 0) slot_.Add(TPX_C_UDP_ICMP_SENT);
+}
+
+}  // namespace tpx::data

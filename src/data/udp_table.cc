@@ -1,0 +1,121 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "tpx/data/udp_table.h"
+
+#include <algorithm>
+
+namespace tpx::data {
+namespace {
+
+// Closed sessions keep their index until their receive has ended, a turn later.
+constexpr uint32_t kClosingSlack = 4096;
+
+// Up to this share of the sessions may wait for their first answer unmolested.
+constexpr uint32_t kOneWayShare = 8;
+
+constexpr uint16_t kDnsPort = 53;
+// A resolver library asks for a few records at once from one port, and may ask twice.
+constexpr uint8_t kFewQueries = 4;
+
+bool IsAnsweredDns(const UdpSession& s) {
+  return s.target.port == kDnsPort && s.up <= s.down && s.up <= kFewQueries;
+}
+
+UdpSession* SessionOf(DeadlineHook* hook) { return static_cast<UdpSession*>(hook); }
+
+}  // namespace
+
+UdpTable::UdpTable(const UdpLimits& limits)
+    : limits_(limits),
+      slots_(limits.sessions + kClosingSlack),
+      one_way_(limits.one_way_ms),
+      answered_(limits.answered_ms),
+      stream_(limits.stream_ms) {}
+
+UdpSession* UdpTable::Find(const UdpKey& key) {
+  const auto found = by_key_.find(key);
+  return found == by_key_.end() ? nullptr : found->second;
+}
+
+UdpSession* UdpTable::Victim(const IpAddr& client) {
+  const auto found = clients_.find(client);
+  if (found != clients_.end() && found->second.sessions >= limits_.sessions_per_client) {
+    return found->second.oldest;
+  }
+  return by_key_.size() >= limits_.sessions ? Oldest() : nullptr;
+}
+
+// Newcomers would replace each other before their answers come if it were always
+// one of them that goes.
+UdpSession* UdpTable::Oldest() const {
+  if (uint64_t{one_way_.size()} * kOneWayShare > open()) return SessionOf(one_way_.Oldest());
+  for (const DeadlineList* list : {&answered_, &stream_}) {
+    if (DeadlineHook* hook = list->Oldest(); hook != nullptr) return SessionOf(hook);
+  }
+  return nullptr;
+}
+
+UdpSession* UdpTable::Expired(uint64_t now_ms) const {
+  for (const DeadlineList* list : {&one_way_, &answered_, &stream_}) {
+    if (DeadlineHook* hook = list->Expired(now_ms); hook != nullptr) return SessionOf(hook);
+  }
+  return nullptr;
+}
+
+uint64_t UdpTable::NextExpiry() const {
+  return std::min({one_way_.NextExpiry(), answered_.NextExpiry(), stream_.NextExpiry()});
+}
+
+DeadlineList& UdpTable::ListOf(const UdpSession& session) {
+  if (session.down == 0) return one_way_;
+  return IsAnsweredDns(session) ? answered_ : stream_;
+}
+
+UdpSession* UdpTable::Open(const UdpKey& key, uint64_t now_ms) {
+  UdpSession* session = slots_.Allocate();
+  if (session == nullptr) return nullptr;
+  session->phase = UdpSession::Phase::kOpen;
+  session->key = key;
+  by_key_.emplace(key, session);
+  session->owner = &clients_[key.client.addr];
+  ++session->owner->sessions;
+  LinkNewest(*session);
+  one_way_.Add(*session, now_ms);
+  return session;
+}
+
+void UdpTable::Touch(UdpSession& session, uint64_t now_ms) {
+  DeadlineList& list = ListOf(session);
+  if (session.list == &list) {
+    list.Touch(session, now_ms);
+  } else {
+    list.Add(session, now_ms);
+  }
+  if (session.owner->newest == &session) return;
+  Unlink(session);
+  LinkNewest(session);
+}
+
+void UdpTable::Close(UdpSession& session) {
+  by_key_.erase(session.key);
+  DeadlineList::Remove(session);
+  Unlink(session);
+  if (--session.owner->sessions == 0) clients_.erase(session.key.client.addr);
+  session.owner = nullptr;
+  session.phase = UdpSession::Phase::kClosing;
+}
+
+void UdpTable::LinkNewest(UdpSession& session) {
+  UdpClient& client = *session.owner;
+  session.older = client.newest;
+  session.newer = nullptr;
+  (client.newest == nullptr ? client.oldest : client.newest->newer) = &session;
+  client.newest = &session;
+}
+
+void UdpTable::Unlink(UdpSession& session) {
+  UdpClient& client = *session.owner;
+  (session.older == nullptr ? client.oldest : session.older->newer) = session.newer;
+  (session.newer == nullptr ? client.newest : session.newer->older) = session.older;
+}
+
+}  // namespace tpx::data

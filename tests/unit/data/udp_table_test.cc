@@ -1,0 +1,155 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "tpx/data/udp_table.h"
+
+#include <gtest/gtest.h>
+
+#include <random>
+#include <set>
+
+namespace tpx::data {
+namespace {
+
+UdpKey Key(int client, uint16_t port, uint16_t destination_port = 0) {
+  UdpKey key{.client = {*IpAddr::Parse("192.0.2." + std::to_string(client)), port}, .destination = {}};
+  if (destination_port == 0) return key;
+  key.listener = TPX_LISTENER_UDP_PAIR;
+  key.destination = {*IpAddr::Parse("198.51.100.2"), destination_port};
+  return key;
+}
+
+void End(UdpTable& table, UdpSession* session) {
+  table.Close(*session);
+  table.Free(*session);
+}
+
+constexpr UdpLimits kLimits{
+    .sessions = 4, .sessions_per_client = 2, .one_way_ms = 1000, .answered_ms = 2000, .stream_ms = 5000};
+
+TEST(UdpTable, FindsSessionsByTheirWholeKey) {
+  UdpTable table(kLimits);
+  UdpSession* cone = table.Open(Key(1, 1000), 0);
+  UdpSession* pair = table.Open(Key(1, 1000, 53), 0);
+  EXPECT_EQ(table.Find(Key(1, 1000)), cone);
+  EXPECT_EQ(table.Find(Key(1, 1000, 53)), pair);
+  EXPECT_EQ(table.Find(Key(1, 1000, 54)), nullptr);
+  EXPECT_EQ(table.Find(Key(1, 1001)), nullptr);
+  UdpKey preserved = Key(1, 1000);
+  preserved.listener = TPX_LISTENER_UDP_PRESERVE;
+  EXPECT_EQ(table.Find(preserved), nullptr);
+  End(table, cone);
+  EXPECT_EQ(table.Find(Key(1, 1000)), nullptr);
+  EXPECT_EQ(table.FindByIndex(pair->index, pair->generation), pair);
+}
+
+TEST(UdpTable, AgesByClass) {
+  UdpTable table(kLimits);
+  UdpSession* one_way = table.Open(Key(1, 1), 0);
+  UdpSession* dns = table.Open(Key(2, 2, 53), 0);
+  dns->target = dns->key.destination;
+  UdpSession* stream = table.Open(Key(3, 3), 0);
+  dns->up = dns->down = 1;
+  table.Touch(*dns, 0);
+  stream->up = 9, stream->down = 9;
+  table.Touch(*stream, 0);
+  EXPECT_EQ(table.NextExpiry(), 1000u);
+  EXPECT_EQ(table.Expired(999), nullptr);
+  EXPECT_EQ(table.Expired(1000), one_way);
+  End(table, one_way);
+  EXPECT_EQ(table.Expired(2000), dns);
+  dns->up = 20, dns->down = 20;  // a stream on port 53
+  table.Touch(*dns, 100);
+  EXPECT_EQ(table.Expired(4999), nullptr);
+  EXPECT_EQ(table.Expired(5000), stream);
+  End(table, stream);
+  EXPECT_EQ(table.Expired(5100), dns);
+  End(table, dns);
+  EXPECT_EQ(table.NextExpiry(), DeadlineList::kNever);
+}
+
+TEST(UdpTable, AClientAtItsLimitReplacesItsOwnLeastRecentlyUsed) {
+  UdpTable table(kLimits);
+  UdpSession* first = table.Open(Key(1, 1), 0);
+  EXPECT_EQ(table.Victim(*IpAddr::Parse("192.0.2.1")), nullptr);
+  UdpSession* second = table.Open(Key(1, 2), 0);
+  EXPECT_EQ(table.Victim(*IpAddr::Parse("192.0.2.1")), first);
+  table.Touch(*first, 1);
+  EXPECT_EQ(table.Victim(*IpAddr::Parse("192.0.2.1")), second);
+  EXPECT_EQ(table.Victim(*IpAddr::Parse("192.0.2.2")), nullptr) << "others have room";
+}
+
+TEST(UdpTable, AFullTableGivesUpTheOldestUnansweredSessionFirst) {
+  UdpTable table(kLimits);
+  UdpSession* answered = table.Open(Key(1, 1), 0);
+  answered->up = answered->down = 5;
+  table.Touch(*answered, 0);
+  UdpSession* oldest = table.Open(Key(2, 1), 10);
+  table.Open(Key(3, 1), 20);
+  table.Open(Key(4, 1), 30);
+  EXPECT_EQ(table.Victim(*IpAddr::Parse("192.0.2.9")), oldest);
+  for (int client : {2, 3, 4}) End(table, table.Find(Key(client, 1)));
+  for (int client : {5, 6, 7}) {
+    UdpSession* s = table.Open(Key(client, 1), 40);
+    s->up = s->down = 5;
+    table.Touch(*s, 50);
+  }
+  EXPECT_EQ(table.Victim(*IpAddr::Parse("192.0.2.9")), answered) << "where all are answered, the oldest";
+}
+
+TEST(UdpTable, AFullTableLeavesAFewTheTimeToBeAnswered) {
+  UdpTable table({.sessions = 32,
+                  .sessions_per_client = 32,
+                  .one_way_ms = 1000,
+                  .answered_ms = 2000,
+                  .stream_ms = 5000});
+  for (uint16_t port = 1; port <= 28; ++port) {
+    UdpSession* s = table.Open(Key(1, port), port);
+    s->up = s->down = 5;
+    table.Touch(*s, port);
+  }
+  for (uint16_t port = 29; port <= 32; ++port) table.Open(Key(1, port), 100);
+  const IpAddr newcomer = *IpAddr::Parse("192.0.2.9");
+  EXPECT_EQ(table.Victim(newcomer), table.Find(Key(1, 1))) << "an eighth waits for answers";
+  End(table, table.Find(Key(1, 1)));
+  table.Open(Key(2, 1), 101);
+  EXPECT_EQ(table.Victim(newcomer), table.Find(Key(1, 29))) << "more than an eighth";
+}
+
+// Against a plain model, with closed sessions that linger.
+TEST(UdpTable, KeepsItsBooksThroughRandomTraffic) {
+  const uint64_t seed = std::random_device{}();
+  SCOPED_TRACE(seed);
+  std::mt19937_64 random(seed);
+  UdpTable table(
+      {.sessions = 50, .sessions_per_client = 8, .one_way_ms = 50, .answered_ms = 100, .stream_ms = 200});
+  std::set<std::pair<int, uint16_t>> open;
+  uint64_t now = 0;
+  for (int step = 0; step < 100'000; ++step) {
+    now += random() % 3;
+    const int client = static_cast<int>(random() % 20) + 1;
+    const auto port = static_cast<uint16_t>(random() % 10 + 1);
+    const UdpKey key = Key(client, port);
+    UdpSession* session = table.Find(key);
+    ASSERT_EQ(session != nullptr, open.contains({client, port}));
+    if (session == nullptr) {
+      if (UdpSession* victim = table.Victim(key.client.addr); victim != nullptr) {
+        open.erase({victim->key.client.addr.raw.w[3] >> 24, victim->key.client.port});
+        End(table, victim);
+      }
+      session = table.Open(key, now);
+      ASSERT_NE(session, nullptr);
+      open.insert({client, port});
+    }
+    session->up += session->up < 200;
+    session->down += random() % 2;
+    table.Touch(*session, now);
+    while (UdpSession* gone = table.Expired(now)) {
+      open.erase({gone->key.client.addr.raw.w[3] >> 24, gone->key.client.port});
+      End(table, gone);
+    }
+    ASSERT_EQ(table.open(), open.size());
+    ASSERT_LE(table.open(), 50u);
+  }
+}
+
+}  // namespace
+}  // namespace tpx::data
