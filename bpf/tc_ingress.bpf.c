@@ -86,7 +86,7 @@ static __noinline int note_direct(const struct tpx_flow *flow, int reason) {
 static __always_inline int is_noted_direct(const struct tpx_flow *flow) {
   struct tpx_verdict *noted = bpf_map_lookup_elem(&tpx_flows, flow);
 
-  return noted && !is_steered(noted) && now_s() - noted->seen_s <= TIME_WAIT_S;
+  return noted && !is_steered(noted) && age_s(noted, now_s()) <= TIME_WAIT_S;
 }
 
 /*
@@ -181,7 +181,7 @@ static __noinline int judge_datagram(struct packet *p, __u32 bytes) {
 
   if (!p) return TPX_R_MALFORMED;
   v = bpf_map_lookup_elem(&tpx_flows, &p->flow);
-  if (!v || now - v->seen_s > udp_flow_s()) return judge_new_datagram(p, bytes);
+  if (!v || age_s(v, now) > udp_flow_s()) return judge_new_datagram(p, bytes);
   if (v->seen_s != now) v->seen_s = now;
   if (v->fragmentable != p->may_fragment) v->fragmentable = p->may_fragment;
   return judge_known_datagram(&p->flow, v);

@@ -11,8 +11,11 @@
 
 static __always_inline __u32 now_s(void) { return bpf_ktime_get_ns() / 1000000000; }
 
+/* Seconds since; negative where another CPU has just stored a later one. */
+static __always_inline __s32 age_s(const struct tpx_verdict *v, __u32 now) { return now - v->seen_s; }
+
 /* A UDP flow that is silent for longer is a new one. */
-static __always_inline __u32 udp_flow_s(void) {
+static __always_inline __s32 udp_flow_s(void) {
   struct tpx_control *control = control_block();
   __u32 seconds = control ? control->udp_flow_s : 0;
 

@@ -70,8 +70,7 @@ static __noinline int udp_owner(struct __sk_buff *skb, const struct tpx_flow *fl
   sk = lookup_udp(skb, flow);
   set_guard(0);
   if (!sk) return OWNED_BY_NONE;
-  bound = is_bound_to(sk, &flow->dst) &&
-          ((sk->mark & tpx_mark_mask) == tpx_steer_mark) == !!of_clients_side;
+  bound = is_bound_to(sk, &flow->dst) && ((sk->mark & tpx_mark_mask) == tpx_steer_mark) == !!of_clients_side;
   bpf_sk_release(sk);
   return bound ? OWNED_BY_SOCKET : OWNED_BY_NONE;
 }

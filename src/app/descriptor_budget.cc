@@ -37,10 +37,12 @@ DescriptorBudget DivideDescriptors(uint64_t limit, const DescriptorWishes& wishe
       std::max<uint64_t>(1, std::min<uint64_t>(wishes.reply_sockets, room / 16 / workers)));
   room -= std::min<uint64_t>(room, workers * (kPerPipe * budget.pipes + budget.reply_sockets));
   budget.descriptors = static_cast<uint32_t>(std::max<uint64_t>(kPerSession + 1, room / workers));
-  // Where only one kind is limited the other may have what is left.
-  const uint64_t share = room - room / 8;
-  const uint64_t possible = wishes.sessions == 0 ? share / kPerSession : room / kPerSession;
-  const uint64_t udp_possible = wishes.udp_sessions == 0 ? share : room;
+  // An eighth is kept from each kind for the other, or less where that asks for less.
+  auto but_for = [room](uint64_t wished) {
+    return room - (wished == 0 ? room / 8 : std::min(room / 8, wished));
+  };
+  const uint64_t possible = but_for(wishes.udp_sessions) / kPerSession;
+  const uint64_t udp_possible = but_for(kPerSession * wishes.sessions);
   budget.lowered = wishes.sessions > possible || wishes.udp_sessions > udp_possible;
   budget.sessions = PerWorker(possible, wishes.sessions, workers);
   budget.udp_sessions = PerWorker(udp_possible, wishes.udp_sessions, workers);

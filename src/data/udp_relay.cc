@@ -463,7 +463,8 @@ void UdpRelay::TakeReplyErrors(int fd) {
 void UdpRelay::Answer(sys::IcmpProblem problem, const IpAddr& from, uint32_t mtu, const UdpKey& flow,
                       std::span<const char> quoted) {
   // As in the kernel, path MTU discovery has no limit; what servers say has theirs.
-  const bool own = problem == sys::IcmpProblem::kTimeExceeded || problem == sys::IcmpProblem::kHostUnreachable;
+  const bool own =
+      problem == sys::IcmpProblem::kTimeExceeded || problem == sys::IcmpProblem::kHostUnreachable;
   if (!icmp_budget_.Take(flow.client.addr, own)) return slot_.Add(TPX_C_UDP_ICMP_SUPPRESSED);
   const sys::IcmpError error{.problem = problem,
                              .from = from == IpAddr{} ? sys::SourceTowards(flow.client.addr) : from,

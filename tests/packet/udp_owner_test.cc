@@ -41,6 +41,11 @@ TEST_P(UdpOwner, AnswersToAPreservedClientAreSteeredFromTheWan) {
   EXPECT_EQ(Wan(Answer(kClientPort)), Leaves(TPX_R_WAN));
 }
 
+TEST_P(UdpOwner, S8_ASocketThatAnswersClientsTakesNothingFromTheWan) {
+  UniqueFd reply = DatagramSocket(Client(), kSteerMark);  // a server among the clients
+  EXPECT_EQ(Wan(Answer(kClientPort)), Leaves(TPX_R_WAN));
+}
+
 TEST_P(UdpOwner, ASocketOfOneFamilyOwnsToo) {
   if (!v4()) GTEST_SKIP() << "the other family's sockets are in all tests";
   UniqueFd upstream(socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0));
@@ -82,12 +87,12 @@ TEST_P(UdpOwner, FragmentedAnswersAreSteeredFromTheWan) {
 }
 
 TEST_P(UdpOwner, P16_ErrorsAboutDatagramsOfOursAreSteered) {
-  UniqueFd reply = DatagramSocket(Server(kProxied));
+  UniqueFd reply = DatagramSocket(Server(kProxied), kSteerMark);
   const std::pair<uint8_t, uint8_t> types[] = {{3, 1}, {4, 2}, {11, 3}, {12, 4}};
   for (auto [v4_type, v6_type] : types) {
     Packet error = Error(FromServer(kProxied), 8, v4_type, v6_type);
     EXPECT_EQ(Lan(error), Leaves(TPX_R_ICMP_ERROR));
-    EXPECT_EQ(Wan(error), Leaves(TPX_R_ICMP_ERROR));
+    EXPECT_EQ(Wan(error), Leaves(TPX_R_OTHER_PROTOCOL)) << "clients are on the other side";
   }
   EXPECT_EQ(Lan(Error(FromServer(kProxied), 40)), Leaves(TPX_R_ICMP_ERROR));
   EXPECT_EQ(Lan(Error(FromServer(kProxied), 4)), Leaves(TPX_R_ICMP_ERROR));
@@ -107,7 +112,7 @@ TEST_P(UdpOwner, P16_ErrorsAboutAPreservedClientAreSteeredFromTheWan) {
 }
 
 TEST_P(UdpOwner, P16_TheLookupOfAnErrorPassesOnce) {
-  UniqueFd reply = DatagramSocket(Server(kProxied));
+  UniqueFd reply = DatagramSocket(Server(kProxied), kSteerMark);
   Lan(To(kProxied));
   EXPECT_EQ(runner().Lookup(Flow(kProxied)).reason, TPX_R_LK_STEERED);
   EXPECT_EQ(Lan(Error(FromServer(kProxied))), Leaves(TPX_R_ICMP_ERROR));
@@ -116,7 +121,7 @@ TEST_P(UdpOwner, P16_TheLookupOfAnErrorPassesOnce) {
 }
 
 TEST_P(UdpOwner, P16_ErrorsAboutADirectFlowAreNot) {
-  UniqueFd reply = DatagramSocket(Server(kBypassed));  // of another client's flow
+  UniqueFd reply = DatagramSocket(Server(kBypassed), kSteerMark);  // of another client's flow
   EXPECT_EQ(Lan(Error(FromServer(kBypassed))), Leaves(TPX_R_ICMP_ERROR));
   EXPECT_EQ(Lan(To(kBypassed)), Leaves(TPX_R_RULE_BYPASS));
   EXPECT_EQ(Lan(Error(FromServer(kBypassed))), Leaves(TPX_R_OTHER_PROTOCOL));

@@ -105,6 +105,13 @@ TEST_P(Udp, ASilentFlowIsDecidedAnew) {
   EXPECT_EQ(Lan(To(kBypassed)), Leaves(TPX_R_RULE_DROP));
 }
 
+// Another CPU may have stored a later second than the one that this packet's began in.
+TEST_P(Udp, AFlowJustSeenElsewhereIsNotANewOne) {
+  Lan(To(kProxied));
+  runner().AgeFlow(Flow(kProxied), static_cast<uint32_t>(-2));
+  EXPECT_EQ(Lan(To(kProxied)), Leaves(TPX_R_ESTABLISHED));
+}
+
 TEST_P(Udp, TheProxySaysHowLongSilenceIs) {
   runner().control().udp_flow_s = 1000;
   Lan(To(kProxied));

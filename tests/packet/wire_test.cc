@@ -194,7 +194,7 @@ TEST_P(DatagramsOnTheWire, HeadersOutsideTheLinearPart) {
 
 TEST_P(DatagramsOnTheWire, P16_AnErrorReachesTheSocketThatSpokeForTheServer) {
   UniqueFd lookup = AttachLookup(runner().lookup_fd());
-  UniqueFd reply = DatagramSocket({Address(f().server), kProxied});
+  UniqueFd reply = DatagramSocket({Address(f().server), kProxied}, kSteerMark);
   const int one = 1, listener = runner().listener_fd(0, TPX_LISTENER_UDP_MASQUERADE);
   const int level = v4() ? +SOL_IP : +SOL_IPV6, option = v4() ? +IP_RECVERR : +IPV6_RECVERR;
   ASSERT_EQ(setsockopt(reply.get(), level, option, &one, sizeof(one)), 0);

@@ -30,6 +30,8 @@ TEST(DescriptorBudget, LowersTheSessionsToTheLimit) {
     EXPECT_LE(2 * (budget.descriptors + 2 * budget.pipes + budget.reply_sockets), 20'000u);
     EXPECT_GE(budget.sessions * 2, 8'000u);
     EXPECT_GE(budget.udp_sessions * 2, 15'000u);
+    EXPECT_LT(budget.udp_sessions, budget.descriptors * 8 / 9) << "something is left for the other kind";
+    EXPECT_LT(2 * budget.sessions, budget.descriptors * 8 / 9);
   }
 }
 
