@@ -55,11 +55,11 @@ def wait_until(condition, what, seconds=10, step=0.02):
 
 
 class Peer:
-    """peer.py in a namespace: commands in, one JSON document per line out."""
+    """A script in a namespace: commands in, one JSON document per line out."""
 
-    def __init__(self, namespace, *args):
+    def __init__(self, namespace, *args, script="peer.py"):
         self.process = namespace.popen(
-            "/usr/bin/python3", HERE / "peer.py", *args, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+            "/usr/bin/python3", HERE / script, *args, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         self._lines = queue.Queue()
         self._pumping = threading.Thread(target=self._pump, daemon=True)
         self._pumping.start()

@@ -17,6 +17,10 @@ def rule(action="proxy", name="all", match=None, **more):
     return {"name": name, "match": {"proto": "tcp", **(match or {})}, "action": action, **more}
 
 
+def udp_rule(action="proxy", name="udp", match=None, **more):
+    return rule(action, name, {"proto": "udp", **(match or {})}, **more)
+
+
 def config(rules=None, proxy=None, **more):
     """A configuration as a dict; JSON is YAML, so it is written as JSON."""
     return {"version": 1, "interfaces": {"lan": ["lan0"], "wan": ["wan0"]},

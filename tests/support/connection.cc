@@ -64,6 +64,12 @@ void Connection::Abort() {
 
 UniqueFd DatagramSocket(const Endpoint& at) { return BoundSocket(at, SOCK_DGRAM); }
 
+UniqueFd DatagramSocket(const Endpoint& at, uint32_t mark) {
+  UniqueFd fd = DatagramSocket(at);
+  TPX_PCHECK(setsockopt(fd.get(), SOL_SOCKET, SO_MARK, &mark, sizeof(mark)) == 0);
+  return fd;
+}
+
 void ConnectTo(const UniqueFd& socket, const Endpoint& peer) {
   sockaddr_storage address{};
   socklen_t length = peer.ToSockaddr6(address);

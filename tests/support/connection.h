@@ -30,6 +30,8 @@ class Connection {
 
 // A UDP socket for both families, bound to `at`, whether the address is the machine's or not.
 UniqueFd DatagramSocket(const Endpoint& at);
+// The same with a mark: the steering mark makes it one that answers clients.
+UniqueFd DatagramSocket(const Endpoint& at, uint32_t mark);
 void ConnectTo(const UniqueFd& socket, const Endpoint& peer);
 
 }  // namespace tpx::test
