@@ -65,9 +65,9 @@ class Packet {
     return size_ - sizeof(header);
   }
   void AddBytes(std::span<const char> bytes, size_t most) {
-    const size_t n = std::min(bytes.size(), most - size_);
-    memcpy(bytes_.data() + size_, bytes.data(), n);
-    size_ += n;
+    bytes = bytes.first(std::min(bytes.size(), most - size_));
+    std::copy(bytes.begin(), bytes.end(), bytes_.begin() + size_);
+    size_ += bytes.size();
   }
   template <typename T>
   void Put(size_t at, const T& value) {
