@@ -303,8 +303,9 @@ int UdpRelay::OpenUpstream(UdpSession& session, tpx_source_mode source) {
   }
   session.upstream.Reset(fd);
   if (source == TPX_SOURCE_PRESERVE) {
-    // The connected sockets of one client's port share it.
-    int r = session.key.is_pair() ? sys::ShareUdpAddress(fd) : 0;
+    // The connected sockets of one client's port share it, and those of a killed
+    // proxy hold it until the kernel has ended their receive requests.
+    int r = sys::ShareUdpAddress(fd);
     if (r == 0) r = sys::BindUdpTransparent(fd, session.key.client);
     if (r == -EADDRINUSE) {
       slot_.Add(TPX_C_PORT_CHANGED);
