@@ -20,7 +20,7 @@ class AcceptSink {
   virtual bool OnAccepted(UniqueFd client, const Endpoint& address, tpx_listener listener) = 0;
 };
 
-// A worker's two listeners, one per source mode.
+// A worker's three TCP listeners, of which sk_lookup picks the one that the verdict asks for.
 //
 // The ring does not know them: they are in an epoll instance, and it is that
 // which the ring polls. A poll request holds a reference on its file, and after
