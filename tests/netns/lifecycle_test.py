@@ -151,9 +151,9 @@ class Lifecycle(product.TestCase):
             loop.read()
         contents = [product.config(), product.config([product.rule(name="web", match={"dport": [8080]})])]
         generation = self.tpx.status()["generation"]
-        for number in range(harness.scaled(200, 20)):
+        for number in range(harness.scaled(80, 20)):
             self.tpx.reload(contents[number % 2])
-        self.assertEqual(self.tpx.status()["generation"], generation + harness.scaled(200, 20))
+        self.assertEqual(self.tpx.status()["generation"], generation + harness.scaled(80, 20))
         for family, loop in zip(harness.FAMILIES, loops):
             outcomes = loop.ask("stop")
             self.assertGreater(len(outcomes), 100)
@@ -168,7 +168,7 @@ class Lifecycle(product.TestCase):
                  for f in harness.FAMILIES]
         for loop in loops:
             loop.read()
-        for number in range(harness.scaled(200, 20)):
+        for number in range(harness.scaled(80, 20)):
             self.tpx.reload(contents[(number + 1) % 2])
         outcomes = [outcome for loop in loops for outcome in loop.ask("stop")]
         self.assertGreater(len(outcomes), 200)
@@ -187,7 +187,7 @@ class Lifecycle(product.TestCase):
                     loop.read()
                 held = {f: self.lab.client.connect(f, f.server, 8080) for f in harness.FAMILIES}
                 programs = state.objects(self.tpx.pins)["prog"]
-                for _ in range(harness.scaled(200, 20)):
+                for _ in range(harness.scaled(80, 20)):
                     self.tpx.command("upgrade")
                 self.assertFalse(programs & state.objects(self.tpx.pins)["prog"], "old programs are pinned")
                 connections = len(held)

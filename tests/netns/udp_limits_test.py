@@ -208,7 +208,7 @@ class Limits(udp_lab.Case):
 class Flood(udp_lab.Case):
     """Forged senders without end, while others talk."""
 
-    LIMIT, RATE, COUNT = 2000, 5000, 60_000
+    LIMIT, RATE, COUNT = 2000, 5000, 30_000
 
     def setUp(self):
         super().setUp()
