@@ -101,13 +101,18 @@ static __always_inline void keep_from_early_demux(struct __sk_buff *skb) {
   bpf_skb_set_tunnel_key(skb, &none, sizeof(none), 0);
 }
 
+/* A packet whose tuple a socket has. */
+static __always_inline int judge_owned(struct __sk_buff *skb, struct packet *p) {
+  return p->tcp.syn && is_own_syn(skb, p) ? TPX_R_OWN_SYN_RETURNED : TPX_R_ESTABLISHED;
+}
+
 static __always_inline int judge_syn(struct __sk_buff *skb, struct packet *p) {
   struct tpx_verdict v = {};
   int owner, reason;
 
   if (is_martian(&p->flow)) return TPX_R_MARTIAN;
   owner = tcp_owner(skb, &p->flow);
-  if (owner == OWNED_BY_SOCKET) return TPX_R_ESTABLISHED; /* a SYN sent again */
+  if (owner == OWNED_BY_SOCKET) return judge_owned(skb, p);
   reason = judge_new_flow(&p->flow, &v, skb->len);
   if (effect_of(reason) == TPX_EFFECT_STEER) hand_off(&p->flow, &v);
   if (p->tcp.fin || p->tcp.rst) {
@@ -137,24 +142,65 @@ static __always_inline int judge_tcp(struct __sk_buff *skb, struct packet *p, in
     keep_from_early_demux(skb);
     owner = OWNED_BY_NONE;
   }
-  if (owner != OWNED_BY_NONE) return TPX_R_ESTABLISHED;
+  if (owner != OWNED_BY_NONE) return judge_owned(skb, p);
   if (!from_lan) return TPX_R_WAN;
   return is_valid_cookie(p) ? TPX_R_COOKIE : TPX_R_DIRECT;
+}
+
+#define NOT_AN_ANSWER (-1)
+
+/*
+ * Between two LANs the answers to a flow come in where flows begin, and must not
+ * be judged as one: they go the way of the flow that they answer. Only where both
+ * came in by different devices, or a client could answer itself in a server's
+ * name and have its own flow taken for the answer.
+ */
+static __noinline int judge_answer(struct __sk_buff *skb, struct packet *p, struct tpx_verdict *v) {
+  struct tpx_verdict *asked;
+  struct tpx_flow reversed;
+
+  if (!p || !v) return NOT_AN_ANSWER;
+  reversed = reverse_of(&p->flow);
+  asked = bpf_map_lookup_elem(&tpx_flows, &reversed);
+  if (!asked || age_s(asked, now_s()) > udp_flow_s() || asked->device == (__u16)skb->ifindex)
+    return NOT_AN_ANSWER;
+  if (!is_steered(asked)) return v->reason = TPX_R_DIRECT;
+  if (asked->action != TPX_ACTION_PROXY || asked->source != TPX_SOURCE_PRESERVE) return NOT_AN_ANSWER;
+  /* Without the socket both ends still have the addresses that they know. */
+  if (udp_owner(skb, &p->flow, tpx_own_mark) != OWNED_BY_SOCKET) return TPX_R_DIRECT;
+  return v->reason = TPX_R_ESTABLISHED;
+}
+
+/* Whether the rules leave a flow's addresses as they are. */
+static __always_inline int is_transparent(const struct tpx_verdict *v) {
+  return v->action == TPX_ACTION_BYPASS ||
+         (v->action == TPX_ACTION_PROXY && v->source == TPX_SOURCE_PRESERVE);
 }
 
 /*
  * The first datagram of a UDP flow decides for all that follow, until the flow
  * was silent for a while. Denials are not remembered: a flood of what is denied
- * shall not push out what is not.
+ * shall not push out what is not. What is addressed to a port that the proxy has
+ * borrowed goes there, whoever sends it, unless the rules say otherwise.
  */
-static __always_inline int judge_new_datagram(const struct packet *p, __u32 bytes) {
+static __noinline int judge_new_datagram(struct __sk_buff *skb, struct packet *p) {
   struct tpx_verdict v = {};
   int reason;
 
+  if (!p) return TPX_R_MALFORMED;
   if (is_martian(&p->flow)) return TPX_R_MARTIAN;
-  reason = judge_new_flow(&p->flow, &v, bytes);
-  if (reason == TPX_R_NO_POLICY) return reason;
-  if (effect_of(reason) != TPX_EFFECT_STEER && effect_of(reason) != TPX_EFFECT_PASS) return reason;
+  reason = judge_answer(skb, p, &v);
+  if (reason == NOT_AN_ANSWER) {
+    reason = judge_new_flow(&p->flow, &v, skb->len);
+    if (reason == TPX_R_NO_POLICY) return reason;
+    if (effect_of(reason) != TPX_EFFECT_STEER && effect_of(reason) != TPX_EFFECT_PASS) return reason;
+    if (is_transparent(&v) && udp_owner(skb, &p->flow, tpx_own_mark) == OWNED_BY_SOCKET) {
+      v.action = TPX_ACTION_BYPASS;
+      v.reason = reason = TPX_R_ESTABLISHED;
+    }
+  }
+  if (!v.reason) return reason;
+  v.device = skb->ifindex;
   v.fragmentable = p->may_fragment;
   remember(&p->flow, &v);
   return reason;
@@ -174,17 +220,19 @@ static __always_inline int judge_known_datagram(const struct tpx_flow *flow, str
   return reason;
 }
 
-/* Written only where it changes: CPUs share the entry. */
-static __noinline int judge_datagram(struct packet *p, __u32 bytes) {
+/* What goes to an upstream socket goes there as long as there is one. Written
+ * only where it changes: CPUs share the entry. */
+static __always_inline int judge_datagram(struct __sk_buff *skb, struct packet *p) {
   struct tpx_verdict *v;
   __u32 now = now_s();
 
-  if (!p) return TPX_R_MALFORMED;
   v = bpf_map_lookup_elem(&tpx_flows, &p->flow);
-  if (!v || age_s(v, now) > udp_flow_s()) return judge_new_datagram(p, bytes);
+  if (!v || age_s(v, now) > udp_flow_s()) return judge_new_datagram(skb, p);
+  if (is_for_upstream(v) && udp_owner(skb, &p->flow, tpx_own_mark) != OWNED_BY_SOCKET)
+    return judge_new_datagram(skb, p);
   if (v->seen_s != now) v->seen_s = now;
   if (v->fragmentable != p->may_fragment) v->fragmentable = p->may_fragment;
-  return judge_known_datagram(&p->flow, v);
+  return is_for_upstream(v) ? TPX_R_ESTABLISHED : judge_known_datagram(&p->flow, v);
 }
 
 /* A refusal is answered with an ICMP error, which has limits that a RST does not have. */
@@ -195,8 +243,8 @@ static __always_inline int refuse(struct __sk_buff *skb, const struct packet *p,
 }
 
 static __always_inline int judge_udp(struct __sk_buff *skb, struct packet *p, int from_lan) {
-  if (from_lan) return refuse(skb, p, judge_datagram(p, skb->len));
-  return udp_owner(skb, &p->flow, 0) == OWNED_BY_SOCKET ? TPX_R_ESTABLISHED : TPX_R_WAN;
+  if (from_lan) return refuse(skb, p, judge_datagram(skb, p));
+  return udp_owner(skb, &p->flow, tpx_own_mark) == OWNED_BY_SOCKET ? TPX_R_ESTABLISHED : TPX_R_WAN;
 }
 
 static __always_inline struct tpx_frag_key datagram_key(const struct packet *p) {
@@ -289,17 +337,22 @@ static __always_inline int judge_other(struct __sk_buff *skb, struct packet *p, 
 /*
  * Many clients' flows share the socket that speaks for a server. The error is
  * its unless the client's flow is direct; and where the kernel looks for it our
- * sk_lookup program has to let it, once.
+ * sk_lookup program has to let it, once. A raw socket may speak for the server,
+ * which no lookup finds: then it is enough that the flow is the proxy's.
  */
 static __noinline int is_error_of_datagram(struct __sk_buff *skb, struct packet *p, int from_lan) {
   struct tpx_verdict word = {.action = TPX_ACTION_BYPASS, .reason = TPX_R_ICMP_ERROR};
   struct tpx_verdict *v;
+  int owned;
 
-  if (!p || udp_owner(skb, &p->quoted, from_lan) != OWNED_BY_SOCKET) return 0;
-  if (!from_lan) return 1;
+  if (!p) return 0;
+  owned = udp_owner(skb, &p->quoted, tpx_own_mark) == OWNED_BY_SOCKET;
+  if (!from_lan) return owned;
+  owned = owned || udp_owner(skb, &p->quoted, tpx_steer_mark) == OWNED_BY_SOCKET;
   v = bpf_map_lookup_elem(&tpx_flows, &p->quoted);
   if (v && !is_steered(v)) return 0;
-  hand_off(&p->quoted, &word);
+  if (!owned && (!v || is_for_upstream(v))) return 0;
+  if (owned) hand_off(&p->quoted, &word);
   return 1;
 }
 

@@ -14,7 +14,7 @@
 
 #include <linux/types.h>
 
-#define TPX_ABI_VERSION 3
+#define TPX_ABI_VERSION 4
 
 #define TPX_SIZE(type, size) _Static_assert(sizeof(type) == (size), #type)
 #ifdef __cplusplus
@@ -127,15 +127,15 @@ struct tpx_target {
 TPX_SIZE(struct tpx_target, 20);
 
 struct tpx_verdict {
-  __u16 counter;     /* of the rule that gave it */
-  __u16 reason;      /* enum tpx_reason */
-  __u8 action;       /* enum tpx_action */
-  __u8 fail_mode;    /* enum tpx_fail_mode */
-  __u8 source;       /* enum tpx_source_mode */
-  __u8 mapping;      /* enum tpx_mapping */
-  __u8 worker;       /* chosen worker, where action is proxy or redirect */
-  __u8 fragmentable; /* UDP over IPv4: the flow's last datagram may be fragmented on its way */
-  __u16 pad;
+  __u16 counter;        /* of the rule that gave it */
+  __u16 reason;         /* enum tpx_reason */
+  __u8 action;          /* enum tpx_action */
+  __u8 fail_mode;       /* enum tpx_fail_mode */
+  __u8 source;          /* enum tpx_source_mode */
+  __u8 mapping;         /* enum tpx_mapping */
+  __u8 worker;          /* chosen worker, where action is proxy or redirect */
+  __u8 fragmentable;    /* UDP over IPv4: the flow's last datagram may be fragmented on its way */
+  __u16 device;         /* UDP: lower half of the index of the device that the flow came in by */
   __u32 seen_s;         /* CLOCK_MONOTONIC; where the verdict is kept, in tpx_flows */
   struct tpx_target to; /* where action is redirect */
 };

@@ -31,6 +31,16 @@ static __always_inline int is_steered(const struct tpx_verdict *v) {
   return effect_of(v->reason) == TPX_EFFECT_STEER;
 }
 
+/* The way of what an upstream socket of ours receives: steered, and past the listeners. */
+static __always_inline int is_for_upstream(const struct tpx_verdict *v) {
+  return is_steered(v) && !is_proxied(v->action);
+}
+
+static __always_inline struct tpx_flow reverse_of(const struct tpx_flow *f) {
+  return (struct tpx_flow){
+      .src = f->dst, .dst = f->src, .sport = f->dport, .dport = f->sport, .proto = f->proto};
+}
+
 static __always_inline long remember(const struct tpx_flow *flow, struct tpx_verdict *v) {
   v->seen_s = now_s();
   return bpf_map_update_elem(&tpx_flows, flow, v, BPF_ANY);

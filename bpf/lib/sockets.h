@@ -9,7 +9,10 @@
 #include <bpf/bpf_helpers.h>
 #include <linux/bpf.h>
 
+#include "config.h"
 #include "family.h"
+#include "flows.h"
+#include "kernel_socket.h"
 #include "parse.h"
 #include "workers.h"
 
@@ -51,17 +54,49 @@ static __noinline int tcp_owner(struct __sk_buff *skb, const struct tpx_flow *fl
   return state == BPF_TCP_TIME_WAIT ? OWNED_BY_TIME_WAIT : OWNED_BY_SOCKET;
 }
 
+/* Of the proxy's, towards a server, and nothing came back on it. */
+static __always_inline int is_unanswered_upstream(struct bpf_sock *sk, const struct tcp_sock *tcp) {
+  struct bpf_sock *full = bpf_sk_fullsock(sk);
+
+  return full && (full->mark & tpx_mark_mask) == tpx_own_mark && !tcp->bytes_received;
+}
+
+/*
+ * A SYN whose tuple a socket has: mostly the client's, sent again. But where the
+ * client's address is preserved, what another gateway makes of our own connection
+ * looks the same. Then the other end of the tuple is an upstream socket of ours,
+ * and the SYN has fewer hops left than that socket sends with; the client's has more.
+ */
+static __noinline int is_own_syn(struct __sk_buff *skb, struct packet *p) {
+  struct tpx_flow reversed;
+  struct tcp_sock *tcp;
+  struct bpf_sock *sk;
+  int sent_with = -1;
+
+  if (!p || p->tcp.ack || p->tcp.fin || p->tcp.rst) return 0;
+  reversed = reverse_of(&p->flow);
+  set_guard(1);
+  sk = lookup_tcp(skb, &reversed);
+  set_guard(0);
+  if (!sk) return 0;
+  tcp = bpf_skc_to_tcp_sock(sk);
+  if (tcp && is_unanswered_upstream(sk, tcp)) sent_with = hop_limit_of(tcp, p->is_v6);
+  bpf_sk_release(sk);
+  return (p->is_v6 ? p->ip.v6.hop_limit : p->ip.v4.ttl) < sent_with;
+}
+
 /*
  * The proxy binds to a foreign address and port to speak for it; whoever listens
  * on every address owns nothing of what is addressed to others. Here the guard
  * makes our sk_lookup program pass, because the kernel looks for bound sockets
  * that are not connected only after it.
  *
+ * Which side the socket has to be of is said by its mark: our own towards servers.
  * Sockets that answer clients from a server's address bear the steering mark, as
- * on TCP's side of the clients. They own what is said about their datagrams
- * (`of_clients_side`), and nothing that is addressed to the server.
+ * on TCP's side of the clients. They own what is said about their datagrams, and
+ * nothing that is addressed to the server.
  */
-static __noinline int udp_owner(struct __sk_buff *skb, const struct tpx_flow *flow, int of_clients_side) {
+static __noinline int udp_owner(struct __sk_buff *skb, const struct tpx_flow *flow, __u32 mark) {
   struct bpf_sock *sk;
   int bound;
 
@@ -70,7 +105,7 @@ static __noinline int udp_owner(struct __sk_buff *skb, const struct tpx_flow *fl
   sk = lookup_udp(skb, flow);
   set_guard(0);
   if (!sk) return OWNED_BY_NONE;
-  bound = is_bound_to(sk, &flow->dst) && ((sk->mark & tpx_mark_mask) == tpx_steer_mark) == !!of_clients_side;
+  bound = is_bound_to(sk, &flow->dst) && (sk->mark & tpx_mark_mask) == mark;
   bpf_sk_release(sk);
   return bound ? OWNED_BY_SOCKET : OWNED_BY_NONE;
 }

@@ -3,6 +3,7 @@
 
 #include <bpf/bpf.h>
 #include <bpf/libbpf.h>
+#include <unistd.h>
 
 #include <cerrno>
 
@@ -14,6 +15,7 @@ namespace tpx::bpf {
 namespace {
 
 constexpr int kLoopbackIndex = 1;
+constexpr const char* kKernelBtf = "/sys/kernel/btf/vmlinux";
 
 // Asking what is attached changes nothing, and a kernel without tcx does not
 // know the question.
@@ -30,6 +32,7 @@ std::vector<std::string> Features::Missing() const {
   std::vector<std::string> missing;
   if (!sk_lookup) missing.emplace_back("BPF programs of type sk_lookup (Linux 5.9)");
   if (!mmapable_arrays) missing.emplace_back("memory-mapped BPF arrays (Linux 5.5)");
+  if (!kernel_btf) missing.emplace_back("BTF of the kernel (CONFIG_DEBUG_INFO_BTF)");
   return missing;
 }
 
@@ -44,6 +47,7 @@ absl::StatusOr<Features> ProbeFeatures() {
   Features features;
   features.mmapable_arrays = CreateMap({"tpx_probe", shape, 1, BPF_F_MMAPABLE}).ok();
   features.sk_lookup = libbpf_probe_bpf_prog_type(BPF_PROG_TYPE_SK_LOOKUP, nullptr) == 1;
+  features.kernel_btf = access(kKernelBtf, R_OK) == 0;
   features.tcx = HasTcx();
   return features;
 }

@@ -10,6 +10,8 @@ import harness
 import packets
 import product
 
+CONNECT_TIMEOUT = "60s"  # nobody waits for it
+TCP_REPAIR = 19
 METADATA = ((harness.V4, "169.254.169.254"), (harness.V4, "100.100.100.200"), (harness.V6, "fd00:ec2::254"))
 
 
@@ -177,6 +179,65 @@ class Loops(product.TestCase):
         harness.wait_until(lambda: self.tpx.sessions() == 0, "the loop's sessions end", 20)
 
 
+class OwnConnection(product.TestCase):
+    """What looks like our own connection coming back, and is not."""
+
+    PORT = 4242
+
+    def syn(self, family, like, hops):
+        """The client's SYN once more, with another sequence number and hop limit."""
+        ip, tcp = bytearray(like.ip), bytearray(like.segment)
+        ip[8 if family is harness.V4 else 7] = hops
+        tcp[4:8], tcp[16:18] = struct.pack("!I", like.seq ^ 0x40000000), b"\0\0"
+        if family is harness.V4:
+            ip[10:12] = b"\0\0"
+            ip[10:12] = struct.pack("!H", packets.checksum(bytes(ip)))
+        pseudo = like.src + like.dst + struct.pack("!HH", socket.IPPROTO_TCP, len(tcp))
+        tcp[16:18] = struct.pack("!H", packets.checksum(pseudo + bytes(tcp)))
+        return like.frame[:14] + bytes(ip) + bytes(tcp)
+
+    def silent_session(self, family):
+        """A preserved one whose server says nothing: its client's SYN, and both ends."""
+        with packets.Tap(self.lab.client, "c0") as tap:
+            client, server = self.pair(family, source_port=self.PORT)
+            syns = tap.collect(lambda tcp: tcp.sport == self.PORT and tcp.flags & 0x3f == packets.SYN)
+        return syns[0][1], client, server
+
+    def test_S2_a_syn_like_the_clients_is_not_reset(self):
+        """The challenge is the stack's; with fewer hops left the same SYN is our own connection."""
+        self.tpx.start(product.config(source="preserve"))
+        for family in harness.FAMILIES:
+            with self.subTest(family=family.name):
+                before = self.tpx.reasons()["own_syn_returned"]
+                first, client, server = self.silent_session(family)
+                with packets.Tap(self.lab.client, "c0") as tap:
+                    tap.send(self.syn(family, first, 64))
+                    answers = [tcp for out, tcp in tap.collect(lambda tcp: tcp.dport == self.PORT) if not out]
+                    self.assertTrue(answers)
+                    self.assertFalse(any(tcp.flags & packets.RST for tcp in answers))
+                    self.assertEqual(self.tpx.reasons()["own_syn_returned"], before)
+                    tap.send(self.syn(family, first, 62))
+                    harness.wait_until(lambda: self.tpx.reasons()["own_syn_returned"] == before + 1, "it is counted")
+                client.sendall(b"still open")
+                self.assertEqual(product.receive(server, 10), b"still open")
+                server.sendall(b"as before")
+                self.assertEqual(product.receive(client, 9), b"as before")
+
+    def test_S2_a_client_may_use_its_port_again(self):
+        """It lost its connection without a word, as in a crash: the challenge makes room for the new one."""
+        self.tpx.start(product.config(source="preserve"))
+        for family in harness.FAMILIES:
+            with self.subTest(family=family.name):
+                _, lost, _ = self.silent_session(family)
+                lost.setsockopt(socket.IPPROTO_TCP, TCP_REPAIR, 1)
+                lost.close()
+                client, server = self.pair(family, source_port=self.PORT)
+                client.sendall(b"again")
+                self.assertEqual(product.receive(server, 5), b"again")
+                server.sendall(b"and back")
+                self.assertEqual(product.receive(client, 8), b"and back")
+        self.assertEqual(self.tpx.reasons()["own_syn_returned"], 0)
+
 
 class Chain(product.TestCase):
     """client -- gateway -- second -- far, a proxy on both gateways; for one network each names the other as the way."""
@@ -202,11 +263,14 @@ class Chain(product.TestCase):
         self.gateways = (self.tpx, self.other)
 
     def start(self, lan, wan):
-        content = product.config(source="preserve", proxy={"connect_timeout": "2s"})
+        content = product.config(source="preserve", proxy={"connect_timeout": CONNECT_TIMEOUT})
         self.tpx.start({**content, "interfaces": {"lan": lan, **({"wan": wan} if wan else {})}})
         self.other.start({**content, "interfaces": {"lan": ["s0"], "wan": ["far0"]}})
         self.traffic()
         self.settle()
+
+    def returned(self):
+        return [gateway.reasons()["own_syn_returned"] for gateway in self.gateways]
 
     def settle(self):
         for gateway in self.gateways:
@@ -225,6 +289,7 @@ class Chain(product.TestCase):
                 self.assertGreaterEqual(gateway.totals()["sessions_total"] - count, 4)
 
     def fate(self, family, ends):
+        """Well before the connect timeout; a TimeoutError is none of the ends that are wanted."""
         try:
             with self.lab.client.connect(family, self.LOOP[family], 80, timeout=30) as sock:
                 ends.append(sock.recv(1) and "data" or "eof")
@@ -253,6 +318,9 @@ class Chain(product.TestCase):
         for gateway, count in zip(self.gateways, before):
             # each gateway takes part once: the tuple that comes back is one of its own sockets'
             self.assertEqual(gateway.totals()["sessions_total"] - count, 2 * (self.LOOPING + 4))
+        self.assertEqual(self.returned(), [2 * self.LOOPING, 0], "each ended where it came back")
+        self.assertEqual(self.other.totals()["connect_refused"], 2 * self.LOOPING)
+        self.assertEqual([gateway.totals()["connect_timeout"] for gateway in self.gateways], [0, 0])
         self.traffic()
         self.settle()
         harness.wait_until(lambda: self.sockets() == sockets, "sockets are closed")

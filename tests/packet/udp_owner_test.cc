@@ -29,7 +29,7 @@ TPX_BOTH_FAMILIES(UdpOwner);
 
 TEST_P(UdpOwner, AnswersToAPreservedClientAreSteeredFromTheWan) {
   EXPECT_EQ(Wan(Answer(kClientPort)), Leaves(TPX_R_WAN));
-  UniqueFd upstream = DatagramSocket(Client());
+  UniqueFd upstream = DatagramSocket(Client(), kOwnMark);
   EXPECT_EQ(Wan(Answer(kClientPort)), Leaves(TPX_R_ESTABLISHED));
   EXPECT_EQ(Wan(Answer(kClientPort, 9)), Leaves(TPX_R_ESTABLISHED)) << "anybody may answer";
   EXPECT_EQ(Wan(Answer(kClientPort + 1)), Leaves(TPX_R_WAN));
@@ -46,6 +46,11 @@ TEST_P(UdpOwner, S8_ASocketThatAnswersClientsTakesNothingFromTheWan) {
   EXPECT_EQ(Wan(Answer(kClientPort)), Leaves(TPX_R_WAN));
 }
 
+TEST_P(UdpOwner, ASocketOfSomebodyElseTakesNothingFromTheWan) {
+  UniqueFd foreign = DatagramSocket(Client());
+  EXPECT_EQ(Wan(Answer(kClientPort)), Leaves(TPX_R_WAN));
+}
+
 TEST_P(UdpOwner, ASocketOfOneFamilyOwnsToo) {
   if (!v4()) GTEST_SKIP() << "the other family's sockets are in all tests";
   UniqueFd upstream(socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0));
@@ -53,6 +58,7 @@ TEST_P(UdpOwner, ASocketOfOneFamilyOwnsToo) {
   at.sin_family = AF_INET;
   at.sin_port = htons(kClientPort);
   at.sin_addr.s_addr = Address(f().client).raw.w[3];
+  TPX_PCHECK(setsockopt(upstream.get(), SOL_SOCKET, SO_MARK, &kOwnMark, sizeof(kOwnMark)) == 0);
   TPX_PCHECK(bind(upstream.get(), reinterpret_cast<sockaddr*>(&at), sizeof(at)) == 0);
   EXPECT_EQ(Wan(Answer(kClientPort)), Leaves(TPX_R_ESTABLISHED));
 }
@@ -69,14 +75,14 @@ TEST_P(UdpOwner, TheOwnerIsAskedBeforeTheProgramOfTheLookup) {
   UniqueFd lookup = AttachLookup(runner().lookup_fd());
   for (auto action : {TPX_ACTION_PROXY, TPX_ACTION_DROP}) {
     runner().Publish(PolicyOf({RuleFor({}, action, TPX_FAIL_OPEN, {kUdp})}));
-    UniqueFd upstream = DatagramSocket(Client());
+    UniqueFd upstream = DatagramSocket(Client(), kOwnMark);
     EXPECT_EQ(Wan(Answer(kClientPort)), Leaves(TPX_R_ESTABLISHED));
     EXPECT_EQ(Wan(Answer(kClientPort + 1)), Leaves(TPX_R_WAN));
   }
 }
 
 TEST_P(UdpOwner, FragmentedAnswersAreSteeredFromTheWan) {
-  UniqueFd upstream = DatagramSocket(Client());
+  UniqueFd upstream = DatagramSocket(Client(), kOwnMark);
   auto from_server = [&] { return Packet().Ip(f().server, f().client); };
   Packet later = from_server().Fragment(64, false, 2).Protocol(kUdp).Payload(64);
   EXPECT_EQ(Wan(later), Leaves(TPX_R_FRAG_PASSED)) << "nothing is known of it";
@@ -106,7 +112,7 @@ TEST_P(UdpOwner, P16_ErrorsAboutDatagramsOfOursAreSteered) {
 }
 
 TEST_P(UdpOwner, P16_ErrorsAboutAPreservedClientAreSteeredFromTheWan) {
-  UniqueFd upstream = DatagramSocket(Client());
+  UniqueFd upstream = DatagramSocket(Client(), kOwnMark);
   Packet error = Packet().Ip(f().other_server, f().client).Icmp(3, 1).Quote(To(kPreserved));
   EXPECT_EQ(Wan(error), Leaves(TPX_R_ICMP_ERROR)) << "from a router on the way";
 }

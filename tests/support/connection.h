@@ -16,6 +16,8 @@ class Connection {
   Connection(const Endpoint& client, const Endpoint& server);
 
   const Endpoint& client() const { return client_; }
+  int client_fd() const { return client_fd_.get(); }
+  int server_fd() const { return server_fd_.get(); }
 
   // Both end in order; the side named first is left in TIME_WAIT, of the other nothing is left.
   void CloseServerFirst();

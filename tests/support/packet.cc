@@ -64,6 +64,11 @@ Packet& Packet::AsV6() {
   return *this;
 }
 
+Packet& Packet::HopLimit(uint8_t hops) {
+  hop_limit_ = hops;
+  return *this;
+}
+
 Packet& Packet::Option(const Bytes& option) {
   Append(options_, option);
   return *this;
@@ -259,7 +264,7 @@ Bytes Packet::HeaderV4(size_t payload) const {
   Put16(header, 2, total_length_.value_or(static_cast<uint16_t>(header.size() + payload)));
   Put16(header, 4, v4_id_);
   Put16(header, 6, v4_fragment_);
-  header[8] = 64;
+  header[8] = hop_limit_;
   header[9] = protocol_;
   std::memcpy(&header[12], &src_.raw.w[3], 4);
   std::memcpy(&header[16], &dst_.raw.w[3], 4);
@@ -279,7 +284,7 @@ Bytes Packet::HeaderV6(size_t payload) const {
   header[0] = static_cast<uint8_t>(version_.value_or(6) << 4);
   Put16(header, 4, total_length_.value_or(static_cast<uint16_t>(chain.size() + payload)));
   header[6] = next;
-  header[7] = 64;
+  header[7] = hop_limit_;
   std::memcpy(&header[8], &src_.raw, 16);
   std::memcpy(&header[24], &dst_.raw, 16);
   Append(header, chain);

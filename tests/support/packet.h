@@ -32,6 +32,7 @@ class Packet {
   Packet& Ip(const IpAddr& src, const IpAddr& dst);
   // Forces the IPv6 header, also for IPv4-mapped addresses.
   Packet& AsV6();
+  Packet& HopLimit(uint8_t hops);       // 64 where nothing is said
   Packet& Option(const Bytes& option);  // IPv4
   Packet& DontFragment();               // IPv4; nothing for IPv6
   Packet& Extension(uint8_t type,
@@ -95,7 +96,7 @@ class Packet {
   std::vector<ExtensionHeader> extensions_;
   uint16_t v4_fragment_ = 0;
   uint16_t v4_id_ = 0x4242;
-  uint8_t protocol_ = 59;
+  uint8_t protocol_ = 59, hop_limit_ = 64;
   Bytes transport_;
   Bytes payload_;
   std::optional<uint8_t> ihl_, version_;

@@ -90,6 +90,11 @@ class ProgRunner {
   }
   tpx_control& control() { return *control_; }
 
+  // By which device the packets of the following runs come in: 1, until the next
+  // Reset, or kOtherDevice.
+  static constexpr uint32_t kFirstDevice = 1, kOtherDevice = 4242;
+  void ComeInBy(uint32_t device) { device_ = device; }
+
   Outcome Run(Hook hook, const Bytes& frame, uint32_t mark = 0);
   // Without the counters: code and mark only. Aborts where the kernel does not take the frame,
   // unless `refused` is given, which then says so.
@@ -130,6 +135,7 @@ class ProgRunner {
   tpx_control* control_ = nullptr;
   tpx_worker* workers_ = nullptr;
   uint16_t port_ = 0;
+  uint32_t device_ = kFirstDevice;
   std::vector<UniqueFd> listeners_;
   std::map<uint64_t, int> index_by_cookie_;
   std::vector<tpx_count> batch_;

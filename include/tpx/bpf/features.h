@@ -12,6 +12,7 @@ namespace tpx::bpf {
 struct Features {
   bool sk_lookup = false;
   bool mmapable_arrays = false;
+  bool kernel_btf = false;
   bool tcx = false;  // without it: clsact
 
   // What nothing can be loaded without, as text.
