@@ -17,6 +17,8 @@ namespace tpx::bpf {
 namespace {
 
 constexpr std::string_view kSkLookupName = "tpx_sk_lookup";
+constexpr std::string_view kLanName = "tpx_lan";
+constexpr std::string_view kWanName = "tpx_wan";
 
 // libbpf returns negative errors here; the kernel's text, where libbpf has got
 // one, is in its log.
@@ -33,6 +35,14 @@ bpf_tc_hook IngressHook(int ifindex) {
   hook.ifindex = ifindex;
   hook.attach_point = BPF_TC_INGRESS;
   return hook;
+}
+
+// Which filter is meant; what to do with it is the caller's to fill in.
+bpf_tc_opts OptionsFor(const Filter& filter) {
+  LIBBPF_OPTS(bpf_tc_opts, options);
+  options.handle = filter.handle;
+  options.priority = filter.priority;
+  return options;
 }
 
 absl::StatusOr<bpf_link_info> LinkInfo(int fd) {
@@ -106,10 +116,8 @@ absl::Status DestroyClsact(int ifindex) {
 absl::Status AttachFilter(const Filter& filter, int program_fd) {
   LibbpfLog log;
   const bpf_tc_hook hook = IngressHook(filter.ifindex);
-  LIBBPF_OPTS(bpf_tc_opts, options);
+  bpf_tc_opts options = OptionsFor(filter);
   options.prog_fd = program_fd;
-  options.handle = filter.handle;
-  options.priority = filter.priority;
   const int result = bpf_tc_attach(&hook, &options);
   // EINVAL: a filter of another kind has the priority.
   return NetlinkStatus(result == -EINVAL ? -EEXIST : result, "attach filter", log);
@@ -118,10 +126,8 @@ absl::Status AttachFilter(const Filter& filter, int program_fd) {
 absl::Status ReplaceFilterProgram(const Filter& filter, int program_fd) {
   LibbpfLog log;
   const bpf_tc_hook hook = IngressHook(filter.ifindex);
-  LIBBPF_OPTS(bpf_tc_opts, options);
+  bpf_tc_opts options = OptionsFor(filter);
   options.prog_fd = program_fd;
-  options.handle = filter.handle;
-  options.priority = filter.priority;
   options.flags = BPF_TC_F_REPLACE;
   return NetlinkStatus(bpf_tc_attach(&hook, &options), "replace the program of a filter", log);
 }
@@ -129,9 +135,7 @@ absl::Status ReplaceFilterProgram(const Filter& filter, int program_fd) {
 absl::StatusOr<std::optional<uint32_t>> InspectFilter(const Filter& filter) {
   LibbpfLog log;
   const bpf_tc_hook hook = IngressHook(filter.ifindex);
-  LIBBPF_OPTS(bpf_tc_opts, options);
-  options.handle = filter.handle;
-  options.priority = filter.priority;
+  bpf_tc_opts options = OptionsFor(filter);
   const int result = bpf_tc_query(&hook, &options);
   if (result == 0) return options.prog_id;
   // No filter, no qdisc, or no device.
@@ -142,9 +146,7 @@ absl::StatusOr<std::optional<uint32_t>> InspectFilter(const Filter& filter) {
 absl::Status DetachFilter(const Filter& filter) {
   LibbpfLog log;
   const bpf_tc_hook hook = IngressHook(filter.ifindex);
-  LIBBPF_OPTS(bpf_tc_opts, options);
-  options.handle = filter.handle;
-  options.priority = filter.priority;
+  bpf_tc_opts options = OptionsFor(filter);
   return NetlinkStatus(bpf_tc_detach(&hook, &options), "detach filter", log);
 }
 
@@ -184,5 +186,7 @@ absl::StatusOr<std::string> ProgramName(uint32_t id) {
   if (bpf_obj_get_info_by_fd(fd.get(), &info, &size) != 0) return ErrnoStatus(errno, "inspect program");
   return std::string(info.name);
 }
+
+bool IsDeviceProgram(std::string_view name) { return name == kLanName || name == kWanName; }
 
 }  // namespace tpx::bpf

@@ -46,7 +46,8 @@ int RunCheck(const Options& options, Env& env) {
   for (const auto& error : parsed.errors) env.err << error.ToString() << '\n';
   for (const auto& warning : parsed.warnings) env.err << "warning: " << warning.ToString() << '\n';
   if (!parsed.ok()) return kFailed;
-  env.out << options.file << ": good, " << parsed.config.policy.rules.size() << " rules\n";
+  env.out << options.file << ": good, " << parsed.config.policy.rules.size()
+          << " rules, the default included\n";
   return kDone;
 }
 

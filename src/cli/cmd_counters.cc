@@ -13,6 +13,8 @@ namespace {
 using Json = nlohmann::ordered_json;
 using Totals = std::array<uint64_t, TPX_WORKER_COUNTER_COUNT>;
 
+constexpr const char* kNothingYet = "  nothing yet\n";
+
 Totals Sum(const std::vector<observe::WorkerView>& workers) {
   Totals totals{};
   for (const auto& worker : workers)
@@ -57,13 +59,16 @@ Json ToJson(const app::GatewayView& view) {
 
 void PrintReasons(const app::GatewayView& view, const char* hook, const char* title, Env& env) {
   env.out << title << '\n';
+  bool any = false;
   for (size_t i = 0; i < TPX_REASON_COUNT; i++) {
     const observe::ReasonName& name = observe::NameOf(static_cast<tpx_reason>(i));
     const observe::Count& count = view.counts.reasons[i];
     if (count.packets == 0 || std::string_view(name.hook) != hook) continue;
     env.out << absl::StrFormat("  %14s  %-6s %-20s %s\n", Grouped(count.packets), name.effect, name.name,
                                name.text);
+    any = true;
   }
+  if (!any) env.out << kNothingYet;
 }
 
 void Print(const app::GatewayView& view, Env& env) {
@@ -75,6 +80,7 @@ void Print(const app::GatewayView& view, Env& env) {
                                view.rules[i].action, view.rules[i].name);
   env.out << "proxy, all workers\n";
   Totals totals = Sum(view.counts.workers);
+  if (totals == Totals{}) env.out << kNothingYet;
   for (size_t i = 0; i < totals.size(); i++) {
     const observe::CounterName& name = observe::NameOf(static_cast<tpx_worker_counter>(i));
     if (totals[i] != 0)

@@ -7,7 +7,7 @@ namespace tpx::cli {
 
 int RunReload(const Options& options, Env& env) {
   control::Paths paths = app::InstancePaths(options.instance);
-  auto source = app::FindSource({options.config, {}, {}}, paths, false);
+  auto source = app::FindSource({options.config, options.lan, options.wan}, paths, false);
   if (!source.ok()) return Fail(env, source.status());
   Warn(env, source->warnings);
   auto report = control::Reload(paths, source->config, source->text);

@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
+#include <algorithm>
 #include <nlohmann/json.hpp>
 
 #include "absl/strings/str_cat.h"
@@ -93,10 +94,13 @@ std::string Details(const app::RuleView& rule) {
 
 void PrintRules(const app::GatewayView& view, Env& env) {
   env.out << "rules (policy generation " << view.state.generation << ")\n";
+  int width = 0;
+  for (const app::RuleView& rule : view.rules) width = std::max(width, static_cast<int>(rule.name.size()));
   for (size_t i = 0; i < view.rules.size(); i++) {
     const app::RuleView& rule = view.rules[i];
-    env.out << absl::StrFormat("  %-20s %-8s %10s new flows  %s\n", rule.name, rule.action,
-                               Grouped(view.counts.rules[i].packets), Details(rule));
+    const std::string details = Details(rule);
+    env.out << absl::StrFormat("  %-*s  %-8s %10s new flows%s%s\n", width, rule.name, rule.action,
+                               Grouped(view.counts.rules[i].packets), details.empty() ? "" : "  ", details);
   }
 }
 

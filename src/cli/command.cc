@@ -2,7 +2,9 @@
 #include "command.h"
 
 #include <CLI/CLI.hpp>
-#include <sstream>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_split.h"
 
 namespace tpx::cli {
 namespace {
@@ -20,7 +22,7 @@ constexpr Command kCommands[] = {
     {"reload", "publish a new policy; no flow is cut",
      "Compiles the file, follows changes of the interfaces and swaps the policy in one step. "
      "A faulty file changes nothing.",
-     kConfig, RunReload},
+     kConfig | kDevices, RunReload},
     {"upgrade", "replace the programs in the kernel by this build's; no flow is cut",
      "Each program is replaced in one step, on the same maps: policy, flows and counters stay. "
      "Needs the same kernel contract ('abi' of version and status). A running proxy runs on.",
@@ -53,6 +55,34 @@ void AddOptions(CLI::App& app, unsigned accepts, Options& options) {
   if (accepts & kFile) app.add_option("FILE", options.file, "configuration file (YAML)")->required();
 }
 
+int Refuse(const CLI::App& app, const CLI::ParseError& error, Env& env) {
+  const std::vector<std::string> unknown = app.remaining();
+  const bool no_command = app.get_subcommands().empty();
+  if (no_command && !unknown.empty()) {
+    env.err << "tpx-bpf: there is no command or option '" << unknown.front() << "'; see 'tpx-bpf --help'\n";
+  } else if (no_command && error.get_name() == "RequiredError") {
+    env.err << "tpx-bpf: a command is missing; see 'tpx-bpf --help'\n";
+  } else {
+    const std::string command = no_command ? "" : " " + app.get_subcommands().front()->get_name();
+    env.err << "tpx-bpf: " << error.what() << "; see 'tpx-bpf" << command << " --help'\n";
+  }
+  return kUsage;
+}
+
+// In lines of at most 90 characters: the parser's library prints it as it is.
+std::string Wrap(const std::string& text) {
+  constexpr size_t kWidth = 90;
+  std::string wrapped;
+  size_t column = 0;
+  for (absl::string_view word : absl::StrSplit(text, ' ')) {
+    if (column > 0 && column + 1 + word.size() > kWidth) column = 0, wrapped += '\n';
+    if (column > 0) column++, wrapped += ' ';
+    absl::StrAppend(&wrapped, word);
+    column += word.size();
+  }
+  return wrapped;
+}
+
 bool IsValidInstance(const std::string& name) {
   return !name.empty() && name.size() <= 64 && name[0] != '-' &&
          name.find_first_not_of("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_-") ==
@@ -76,14 +106,15 @@ int Dispatch(int argc, char** argv, Env& env) {
   const Command* chosen = nullptr;
   for (const Command& command : kCommands) {
     CLI::App* sub = app.add_subcommand(command.name, command.summary);
-    if (*command.details != '\0') sub->footer(command.details);
+    if (*command.details != '\0') sub->footer(Wrap(command.details));
     AddOptions(*sub, command.accepts, options);
     sub->callback([&chosen, &command] { chosen = &command; });
   }
   try {
     app.parse(argc, argv);
   } catch (const CLI::ParseError& error) {
-    return app.exit(error, env.out, env.err) == 0 ? kDone : kUsage;
+    if (error.get_exit_code() == 0) return app.exit(error, env.out, env.err) == 0 ? kDone : kUsage;
+    return Refuse(app, error, env);
   }
   if (!IsValidInstance(options.instance)) {
     env.err << "tpx-bpf: --instance takes letters, digits, '_' and '-', 64 at most\n";

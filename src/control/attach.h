@@ -25,7 +25,10 @@ struct Site {
 absl::Status AddRules(Site& site, const State& state, const Device& device);
 absl::Status AddRoutes(Site& site, const State& state);
 
-// Attaches and pins; sets device.priority where a filter is used.
+// Makes the program of the device's role the one that runs there. A program of
+// ours that runs there already, for whichever role and name of the device, is
+// replaced in place: a packet meets the one or the other, never both or none.
+// Sets device.priority where a filter is used.
 absl::Status AttachProgram(Site& site, Device& device);
 absl::Status AttachSkLookup(Site& site);
 
@@ -34,10 +37,18 @@ absl::Status AttachSkLookup(Site& site);
 absl::Status ReplaceProgram(Site& site, const Device& device, int program_fd);
 absl::Status ReplaceSkLookup(Site& site, int program_fd);
 
-// Detaches the program and deletes the rules; what is gone already is fine.
+// Detaches the program; what is gone already is fine.
+absl::Status DetachProgram(Site& site, const Device& device);
+// Detaches the program and deletes the rules, unless another device of the state
+// has them: the same one by another name or role.
 absl::Status RemoveDevice(Site& site, const State& state, const Device& device);
 
+// Whether one attachment serves both, which differ in their names at most; with
+// a filter, also in their roles.
+bool SharePlace(const Device& a, const Device& b);
+
 // The id of the program that is attached to the device, 0 for none.
-uint32_t AttachedProgram(const std::string& pins, const Device& device);
+absl::StatusOr<uint32_t> FindProgram(const std::string& pins, const Device& device);
+uint32_t AttachedProgram(const std::string& pins, const Device& device);  // 0 also where nobody can tell
 
 }  // namespace tpx::control

@@ -34,28 +34,6 @@ std::optional<ino_t> Inode(const std::string& path) {
   return st.st_ino;
 }
 
-// Adds what somebody else removed. The kernel drops the routes while lo is
-// down, for example.
-absl::Status Repair(Site& site, const State& state, std::vector<std::string>& lines) {
-  TPX_ASSIGN_OR_RETURN(const auto rules, site.rtnl.ListRules());
-  for (const Device& device : state.devices) {
-    for (const sys::PolicyRule& rule : RulesOf(state, device)) {
-      if (std::find(rules.begin(), rules.end(), rule) != rules.end()) continue;
-      const absl::Status status = site.rtnl.AddRule(rule);
-      if (!status.ok() && !absl::IsAlreadyExists(status)) return status;
-      lines.push_back(StrCat("added again: ", rule.ToString()));
-    }
-  }
-  TPX_ASSIGN_OR_RETURN(const auto routes, site.rtnl.ListRoutes(state.steering.route_table));
-  for (const sys::LocalRoute& route : RoutesOf(state)) {
-    if (std::find(routes.begin(), routes.end(), route) != routes.end()) continue;
-    const absl::Status status = site.rtnl.AddRoute(route);
-    if (!status.ok() && !absl::IsAlreadyExists(status)) return status;
-    lines.push_back(StrCat("added again: ", route.ToString()));
-  }
-  return absl::OkStatus();
-}
-
 }  // namespace
 
 absl::StatusOr<Attached> Attached::Open(const Paths& paths) {
@@ -121,10 +99,11 @@ absl::StatusOr<std::vector<std::string>> Attached::ReconcileDevices() {
     lines.push_back(StrCat("interface ", Quote(name), " is both LAN and WAN, not attaching to it"));
   }
   Site site{paths_, paths_.pins, rtnl, journal};
-  // A new device may have the name of a vanished one, whose rules go first.
+  TPX_ASSIGN_OR_RETURN(const Attachments before, AttachmentsOf(site, state));
+  const absl::Status added = AddDevices(site, state, before, wanted.devices, lines);
   TPX_RETURN_IF_ERROR(DropDevices(site, state, wanted.devices, lines));
-  TPX_RETURN_IF_ERROR(AddDevices(site, state, wanted.devices, lines));
-  TPX_RETURN_IF_ERROR(Repair(site, state, lines));
+  TPX_RETURN_IF_ERROR(added);
+  TPX_RETURN_IF_ERROR(RepairRouting(site, state, lines));
   return lines;
 }
 

@@ -5,6 +5,7 @@
 #include "config_json.h"
 #include "instance.h"
 #include "journal.h"
+#include "loaded.h"
 #include "local_addresses.h"
 #include "plan.h"
 #include "publish.h"
@@ -12,7 +13,6 @@
 #include "state.h"
 #include "tpx/base/status.h"
 #include "tpx/base/strings.h"
-#include "tpx/bpf/pin_dir.h"
 #include "tpx/control/lifecycle.h"
 #include "tpx/sys/file.h"
 
@@ -20,7 +20,6 @@ namespace tpx::control {
 namespace {
 
 absl::Status CheckReloadable(const State& state, const policy::Config& config) {
-  TPX_RETURN_IF_ERROR(CheckChangeable(state));
   if (!(state.steering == config.steering)) {
     return absl::FailedPreconditionError(
         "the steering section changed, which needs 'tpx-bpf detach' and 'tpx-bpf load'; the old one runs on");
@@ -55,6 +54,7 @@ absl::Status Finish(Site& site, State& state, Plan& plan, const policy::Config& 
   state.rule_counters.erase(old);
   TPX_RETURN_IF_ERROR(WriteState(site.paths, state));
   TPX_RETURN_IF_ERROR(DropDevices(site, state, plan.state.devices, report.lines));
+  TPX_RETURN_IF_ERROR(RepairRouting(site, state, report.lines));
   return SyncLocalAddresses(site.pins, site.rtnl);
 }
 
@@ -62,13 +62,9 @@ absl::Status Finish(Site& site, State& state, Plan& plan, const policy::Config& 
 
 absl::StatusOr<ReloadReport> Reload(const Paths& paths, const policy::Config& config,
                                     std::string_view config_text, const Checkpoint& checkpoint) {
-  const absl::Status nothing = absl::FailedPreconditionError("nothing is loaded; run 'tpx-bpf load'");
-  if (!bpf::Exists(paths.pins)) return nothing;
-  TPX_ASSIGN_OR_RETURN(sys::FileLock lock, LockInstance(paths));
-  if (!bpf::Exists(paths.pins)) return nothing;
-  ReloadReport report;
-  TPX_RETURN_IF_ERROR(bpf::SecurePinDir(paths.pins, report.lines));
-  TPX_ASSIGN_OR_RETURN(State state, ReadState(paths));
+  TPX_ASSIGN_OR_RETURN(Loaded loaded, OpenLoaded(paths));
+  State& state = loaded.state;
+  ReloadReport report{.lines = std::move(loaded.notes), .devices = {}};
   TPX_RETURN_IF_ERROR(CheckReloadable(state, config));
   TPX_ASSIGN_OR_RETURN(sys::Rtnl rtnl, sys::Rtnl::Open());
   TPX_ASSIGN_OR_RETURN(Plan plan, MakePlan(config, rtnl));
@@ -77,15 +73,14 @@ absl::StatusOr<ReloadReport> Reload(const Paths& paths, const policy::Config& co
   Site site{paths, paths.pins, rtnl, journal};
   TPX_ASSIGN_OR_RETURN(const uint32_t live, LiveGeneration(paths.pins));
 
-  const std::vector<Device> old_devices = state.devices;
-  TPX_RETURN_IF_ERROR(AddDevices(site, state, plan.state.devices, report.lines));
+  TPX_ASSIGN_OR_RETURN(const Attachments before, AttachmentsOf(site, state));
+  TPX_RETURN_IF_ERROR(AddDevices(site, state, before, plan.state.devices, report.lines));
   absl::Status status = PublishNext(site, state, plan, config, live);
   TPX_ASSIGN_OR_RETURN(report.generation, LiveGeneration(paths.pins));
   if (report.generation == live) {  // not switched, so not OK
     const absl::Status cause = Annotate(status, journal.doing());
-    std::vector<std::string> ignored;
     (void)DropGeneration(paths.pins, live + 1).ok();
-    (void)DropDevices(site, state, old_devices, ignored).ok();
+    PutBackDevices(site, state, before);
     return absl::Status(cause.code(), StrCat(cause.message(), "; generation ", live, " runs on"));
   }
   report.lines.push_back(StrCat("published policy generation ", report.generation, " with ",

@@ -36,7 +36,8 @@ absl::Status AddRouting(const State& state, StateSnapshot& snapshot) {
   for (const sys::LocalRoute& route : RoutesOf(state)) snapshot.routes.push_back(StateOf(route, routes));
   for (const auto* list : {&snapshot.rules, &snapshot.routes}) {
     for (const RouteState& route : *list) {
-      if (!route.present) snapshot.problems.push_back(StrCat("missing: ", route.text));
+      if (!route.present)
+        snapshot.problems.push_back(StrCat("missing: ", route.text, "; run 'tpx-bpf reload'"));
     }
   }
   return absl::OkStatus();
@@ -49,10 +50,13 @@ void AddDevices(const Paths& paths, const State& state, StateSnapshot& snapshot)
                       .attached = false,
                       .program_id = AttachedProgram(paths.pins, device)};
     found.attached = found.program_id != 0;
-    if (!found.exists) {
+    char name[IF_NAMESIZE];
+    if (!found.exists && found.attached && if_indextoname(device.ifindex, name) != nullptr) {
+      snapshot.problems.push_back(StrCat(Describe(device), " is ", name, " now; run 'tpx-bpf reload'"));
+    } else if (!found.exists) {
       snapshot.problems.push_back(StrCat(Describe(device), " is gone"));
     } else if (!found.attached) {
-      snapshot.problems.push_back(StrCat(Describe(device), " is not attached"));
+      snapshot.problems.push_back(StrCat(Describe(device), " is not attached; run 'tpx-bpf reload'"));
     }
     snapshot.devices.push_back(std::move(found));
   }
@@ -62,7 +66,8 @@ void AddSkLookup(const Paths& paths, StateSnapshot& snapshot) {
   const absl::StatusOr<bpf::LinkState> link = bpf::InspectLink(SkLookupLinkPin(paths.pins));
   snapshot.sk_lookup_attached = link.ok() && link->target == snapshot.netns;
   if (link.ok()) snapshot.sk_lookup_program_id = link->program_id;
-  if (!snapshot.sk_lookup_attached) snapshot.problems.emplace_back("the sk_lookup program is not attached");
+  if (!snapshot.sk_lookup_attached)
+    snapshot.problems.emplace_back("the sk_lookup program is not attached; run 'tpx-bpf load'");
 }
 
 }  // namespace

@@ -8,8 +8,6 @@
 #include "tpx/base/status.h"
 #include "tpx/base/strings.h"
 #include "tpx/sys/file.h"
-#include "tpx/sys/netns.h"
-#include "tpx_abi.h"
 
 namespace tpx::control {
 namespace {
@@ -77,15 +75,6 @@ absl::StatusOr<State> ReadState(const Paths& paths) {
   } catch (const std::exception& e) {  // the library's only way to tell
     return absl::DataLossError(StrCat(StatePath(paths), ": ", e.what()));
   }
-}
-
-absl::Status CheckChangeable(const State& state) {
-  TPX_ASSIGN_OR_RETURN(const uint64_t netns, sys::CurrentNetns());
-  if (state.netns != netns)
-    return absl::FailedPreconditionError("loaded in another network namespace; run it there");
-  if (state.abi_version != TPX_ABI_VERSION)
-    return absl::FailedPreconditionError("another version of the program loaded it; run 'tpx-bpf load'");
-  return absl::OkStatus();
 }
 
 absl::Status WriteState(const Paths& paths, const State& state) {

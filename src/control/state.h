@@ -34,8 +34,6 @@ struct State {
 
 // kNotFound where there is none.
 absl::StatusOr<State> ReadState(const Paths& paths);
-// kFailedPrecondition unless this build can change what is loaded, from here.
-absl::Status CheckChangeable(const State& state);
 absl::Status WriteState(const Paths& paths, const State& state);
 
 // All rules and routes that the state calls for.

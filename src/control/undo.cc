@@ -167,7 +167,7 @@ void Undoer::DetachFilters() {
     if (!program->has_value()) continue;
     const absl::StatusOr<std::string> name = bpf::ProgramName(**program);
     // The place may have been taken by somebody else meanwhile.
-    if (name.ok() && *name != "tpx_lan" && *name != "tpx_wan") continue;
+    if (name.ok() && !bpf::IsDeviceProgram(*name)) continue;
     const std::string device = DeviceName(entry.filter.ifindex);
     if (Step(StrCat("deleting the filter of ", device))) {
       Settle(bpf::DetachFilter(entry.filter), StrCat("detached from device ", device));

@@ -1,7 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
+#include <utility>
+
 #include "attach.h"
 #include "instance.h"
 #include "journal.h"
+#include "loaded.h"
 #include "state.h"
 #include "tpx/base/status.h"
 #include "tpx/base/strings.h"
@@ -74,14 +77,9 @@ absl::Status PublishPins(Site& site, State& state, const std::string& stage) {
 }  // namespace
 
 absl::StatusOr<UpgradeReport> Upgrade(const Paths& paths, const Checkpoint& checkpoint) {
-  const absl::Status nothing = absl::FailedPreconditionError("nothing is loaded; run 'tpx-bpf load'");
-  if (!bpf::Exists(paths.pins)) return nothing;
-  TPX_ASSIGN_OR_RETURN(sys::FileLock lock, LockInstance(paths));
-  if (!bpf::Exists(paths.pins)) return nothing;
-  UpgradeReport report;
-  TPX_RETURN_IF_ERROR(bpf::SecurePinDir(paths.pins, report.lines));
-  TPX_ASSIGN_OR_RETURN(State state, ReadState(paths));
-  TPX_RETURN_IF_ERROR(CheckChangeable(state));
+  TPX_ASSIGN_OR_RETURN(Loaded loaded, OpenLoaded(paths));
+  State& state = loaded.state;
+  UpgradeReport report{.lines = std::move(loaded.notes)};
   TPX_ASSIGN_OR_RETURN(sys::Rtnl rtnl, sys::Rtnl::Open());
   TPX_ASSIGN_OR_RETURN(Journal journal, Journal::Open(paths, checkpoint));
   Site site{paths, paths.pins, rtnl, journal};

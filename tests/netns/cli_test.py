@@ -55,6 +55,29 @@ class Cli(product.TestCase):
         self.assertEqual(devices, {("lan0", "lan"), ("wan0", "wan")})
         self.tpx.detach()
 
+    def test_reload_without_a_file(self):
+        self.call("load", "--lan", "lan0")
+        done = self.call("reload", "--lan", "lan0", "--wan", "wan0")
+        self.assertEqual(done.returncode, 0, done.stderr)
+        self.assertEqual({d["name"] for d in self.tpx.status()["devices"]}, {"lan0", "wan0"})
+
+    def test_usage_errors_name_what_is_wrong(self):
+        for args, words in (((), "a command is missing"), (("nonsense",), "'nonsense'"), (("--wrong",), "'--wrong'"),
+                            (("status", "extra"), "extra; see 'tpx-bpf status --help'")):
+            with self.subTest(args=args):
+                self.assertIn(words, self.call(*args).stderr)
+                self.assertTrue(self.call(*args).stderr.startswith("tpx-bpf: "))
+
+    def test_columns_stay_in_line(self):
+        long = "a-rule-whose-name-is-longer-than-others"
+        self.tpx.write(product.config([product.rule(name=long, match={"dport": [1]}),
+                                       product.rule("drop", "short", {"dport": [2]})]))
+        self.tpx.load()
+        lines = [line for line in self.call("status").stdout.splitlines() if " new flows" in line and line[0] == " "]
+        self.assertEqual(len(lines), 3)
+        self.assertEqual(len({line.index("new flows") for line in lines}), 1, lines)
+        self.assertIn("nothing yet", self.call("counters").stdout)
+
     def test_run_without_a_file(self):
         self.lab.serve()
         self.tpx.daemon = self.lab.gateway.popen(*self.tpx.argv("run", "--lan", "lan0", "--wan", "wan0"))

@@ -92,6 +92,50 @@ class Lifecycle(product.TestCase):
         self.tpx.detach()
         self.assert_as_before()
 
+    def of_devices(self, attach, lan, wan):
+        content = product.config(steering={"attach": attach})
+        content["interfaces"] = {"lan": lan, "wan": wan}
+        return content
+
+    def assert_devices(self, lan, wan):
+        status = self.tpx.status()
+        self.assertEqual(status["problems"], [])
+        self.assertEqual({(d["name"], d["role"], d["attached"]) for d in status["devices"]},
+                         {(lan, "lan", True), (wan, "wan", True)})
+
+    def test_A3_device_renamed_without_a_proxy_is_followed_by_reload(self):
+        """Nobody was there to see it: the programs stay where they are, the rules get the new name."""
+        for attach in ("tcx", "clsact"):
+            for wanted in ("lan7", "lan[0-9]"):
+                with self.subTest(attach=attach, wanted=wanted):
+                    self.tpx.write(self.of_devices(attach, ["lan0"], ["wan0"]))
+                    self.tpx.load()
+                    links = state.objects(self.tpx.pins)["link"]
+                    self.lab.gateway.run("ip", "link", "set", "lan0", "name", "lan7")
+                    self.tpx.reload(self.of_devices(attach, [wanted], ["wan0"]))
+                    self.assert_devices("lan7", "wan0")
+                    self.assertEqual(state.objects(self.tpx.pins)["link"], links)
+                    self.tpx.start()
+                    for family in harness.FAMILIES:
+                        self.assert_proxied(family)
+                    self.assertEqual(self.tpx.stop(), 0)
+                    self.tpx.detach()
+                    self.lab.gateway.run("ip", "link", "set", "lan7", "name", "lan0")
+                    self.assert_as_before()
+
+    def test_A8_devices_swap_their_roles(self):
+        for attach in ("tcx", "clsact"):
+            with self.subTest(attach=attach):
+                self.tpx.start(self.of_devices(attach, ["lan0"], ["wan0"]))
+                for lan, wan in (("wan0", "lan0"), ("lan0", "wan0")) * 2:
+                    self.tpx.reload(self.of_devices(attach, [lan], [wan]))
+                    self.assert_devices(lan, wan)
+                    for family in harness.FAMILIES:
+                        (self.assert_proxied if lan == "lan0" else self.assert_direct)(family)
+                self.assertEqual(self.tpx.stop(), 0)
+                self.tpx.detach()
+                self.assert_as_before()
+
     def test_A5_second_run_is_refused(self):
         self.tpx.start()
         second = self.tpx.command("run", "--config", self.tpx.config, check=False)

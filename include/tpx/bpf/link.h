@@ -63,5 +63,6 @@ absl::StatusOr<bool> SkLookupAttached(uint64_t netns_inode);
 absl::StatusOr<UniqueFd> OpenPinnedProgram(const std::string& path);
 absl::StatusOr<uint32_t> ProgramId(int program_fd);
 absl::StatusOr<std::string> ProgramName(uint32_t id);
+bool IsDeviceProgram(std::string_view name);  // whether it is one of ours for devices
 
 }  // namespace tpx::bpf

@@ -80,9 +80,9 @@ absl::StatusOr<LoadReport> PlanLoad(const Paths& paths, const policy::Config& co
 // Removes everything, needs no daemon and no configuration. Idempotent.
 absl::StatusOr<DetachReport> Detach(const Paths& paths, const Checkpoint& checkpoint = nullptr);
 
-// Publishes a new generation of the policy and follows changed interfaces. On
-// error the old generation runs on. A changed `steering` section is
-// kFailedPrecondition, as is nothing being loaded.
+// Publishes a new generation of the policy, follows changed interfaces and puts
+// back what somebody else removed. On error the old generation runs on. A
+// changed `steering` section is kFailedPrecondition, as is nothing being loaded.
 absl::StatusOr<ReloadReport> Reload(const Paths& paths, const policy::Config& config,
                                     std::string_view config_text, const Checkpoint& checkpoint = nullptr);
 

@@ -73,6 +73,15 @@ TEST_F(SourceTest, WhatIsNoRegularFileIsRefusedAtOnce) {
   EXPECT_THAT(source.status().message(), HasSubstr("not a regular file"));
 }
 
+TEST_F(SourceTest, ErrorsComeInTheOrderOfTheFile) {
+  Write("config.yaml",
+        "version: 1\ninterfaces: {lan: a}\n"
+        "rules:\n  - {name: r, match: {proto: tpc}, action: drop}\nnosuch: 1\n");
+  auto source = FindSource({.config = Path("config.yaml"), .lan = {}, .wan = {}}, kNowhere, false);
+  EXPECT_THAT(std::string(source.status().message()),
+              ::testing::ContainsRegex("config.yaml:4:.*\n.*config.yaml:5:"));
+}
+
 TEST_F(SourceTest, WithoutAnythingTheErrorSaysWhatToGive) {
   if (access(kDefaultConfigPath, F_OK) == 0) GTEST_SKIP() << kDefaultConfigPath << " exists here";
   auto source = FindSource({}, kNowhere, true);

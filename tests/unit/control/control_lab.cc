@@ -79,7 +79,8 @@ std::string ControlLab::Dump() const {
   for (const char* device : kDevices) {
     dump += TcxPrograms(device) + Output(StrCat("tc filter show dev ", device, " ingress"));
   }
-  return dump + Output(StrCat("find ", dir_, "; grep ", dir_, " /proc/self/mountinfo | cut -d' ' -f5-"));
+  return dump +
+         Output(StrCat("find ", dir_, " | sort; grep ", dir_, " /proc/self/mountinfo | cut -d' ' -f5-"));
 }
 
 policy::Config ControlLab::TestConfig(policy::AttachMode mode) {

@@ -3,9 +3,11 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <functional>
 
 #include "control_lab.h"
+#include "tpx/base/strings.h"
 #include "tpx/bpf/maps.h"
 #include "tpx/control/lifecycle.h"
 #include "tpx/control/snapshot.h"
@@ -30,6 +32,15 @@ class Crash : public ControlLab, public ::testing::WithParamInterface<policy::At
   uint64_t Hits(const std::string& rule) const {
     const auto hits = bpf::OpenRuleHits(paths_.pins, bpf::Access::kReadOnly);
     return hits->Lookup(CounterOf(rule))->at(0).packets;
+  }
+
+  // Links to devices that are pinned, and filters.
+  size_t Attached() const {
+    const std::string list =
+        Output(StrCat("ls ", paths_.pins, " 2>/dev/null | grep -E 'link_(lan|wan)_'; ",
+                      "for dev in lan0 lan1 lan7 wan0 lan0p lan1p; do tc filter show dev $dev ingress "
+                      "2>/dev/null | grep ' id '; done"));
+    return static_cast<size_t>(std::count(list.begin(), list.end(), '\n'));
   }
 
   // Runs the work in a child that ends at the given step. False when it came through.
@@ -127,6 +138,34 @@ TEST_P(Crash, ReloadThatWasKilledAtAnyStepCanBeRepeatedAndDetached) {
     }
     ASSERT_TRUE(Detach(paths_).ok());
     ASSERT_EQ(Dump(), before) << "step " << step;
+    if (!killed) return;
+  }
+}
+
+// Of one device the name has changed, of another the role; two are new.
+TEST_P(Crash, ReloadThatWasKilledWhileItFollowedDevicesLeavesNoneBehind) {
+  const std::string before = Dump();
+  const policy::Config first = TestConfig(GetParam());
+  policy::Config next = first;
+  next.interfaces = {.lan = {"lan7", "wan0", "lan0p", "lan1p"}, .wan = {"lan0"}};
+  policy::Config back = first;
+  back.interfaces.lan = {"lan0", "lan7"};
+  for (int step = 0; step < kMaxSteps; ++step) {
+    ASSERT_TRUE(Load(paths_, first, "").ok());
+    Sh("ip link set lan1 name lan7");
+    const bool killed = Kill(step, [&](const Checkpoint& at) { (void)Reload(paths_, next, "", at); });
+    // Whether the next call goes on, goes back or takes everything away.
+    if (step % 3 != 2) {
+      const auto report = Reload(paths_, step % 3 == 0 ? next : back, "");
+      ASSERT_TRUE(report.ok()) << step << ": " << report.status();
+      EXPECT_THAT(Snapshot(paths_)->problems, ::testing::IsEmpty());
+      EXPECT_EQ(report->devices.size(), step % 3 == 0 ? 5U : 3U);
+      EXPECT_EQ(Attached(), report->devices.size()) << step;
+    }
+    ASSERT_TRUE(Detach(paths_).ok());
+    Sh("ip link set lan7 name lan1");
+    ASSERT_EQ(Dump(), before) << "step " << step;
+    ASSERT_EQ(Attached(), 0U) << "step " << step;
     if (!killed) return;
   }
 }

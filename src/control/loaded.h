@@ -1,0 +1,25 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "state.h"
+#include "tpx/control/lifecycle.h"
+#include "tpx/sys/file_lock.h"
+
+namespace tpx::control {
+
+// What is loaded, for who wants to change it: nobody else does until this goes.
+struct Loaded {
+  sys::FileLock lock;
+  State state;
+  std::vector<std::string> notes;  // what to tell the user of
+};
+
+// kFailedPrecondition where nothing is loaded, and unless this build can change
+// what is, from here.
+absl::StatusOr<Loaded> OpenLoaded(const Paths& paths);
+
+}  // namespace tpx::control
