@@ -4,7 +4,11 @@
 #include <fcntl.h>
 #include <sys/stat.h>
 
+#include <algorithm>
 #include <cerrno>
+#include <string_view>
+#include <tuple>
+#include <vector>
 
 #include "absl/strings/str_cat.h"
 #include "tpx/base/status.h"
@@ -36,6 +40,15 @@ absl::StatusOr<std::string> ReadRegularFile(const std::string& path, size_t limi
   }
 }
 
+// As one reads them: those of the file itself first, then its sets'.
+void SortByPlace(std::vector<policy::Diagnostic>& diagnostics, const std::string& path) {
+  auto place = [&path](const policy::Diagnostic& d) {
+    return std::tuple(d.file != path, std::string_view(d.file), d.line, d.column);
+  };
+  std::stable_sort(diagnostics.begin(), diagnostics.end(),
+                   [&](const auto& a, const auto& b) { return place(a) < place(b); });
+}
+
 std::string FolderOf(const std::string& path) {
   size_t slash = path.rfind('/');
   return slash == std::string::npos ? "" : path.substr(0, slash + 1);
@@ -51,6 +64,8 @@ absl::StatusOr<ConfigFile> ReadConfigFile(const std::string& path) {
     return ReadRegularFile(name.starts_with('/') ? name : folder + name, policy::kMaxSetFileBytes);
   };
   file.parsed = policy::ParseConfig(file.text, path, read_set);
+  SortByPlace(file.parsed.errors, path);
+  SortByPlace(file.parsed.warnings, path);
   return file;
 }
 

@@ -90,6 +90,7 @@ class Gateway {
 
   control::Attached attached_;
   KernelDecisions decisions_;
+  data::IcmpBudget icmp_budget_;
   const policy::Config config_;
   UniqueFd conntrack_count_;
   std::vector<std::unique_ptr<data::Worker>> workers_;
@@ -142,7 +143,8 @@ data::WorkerOptions Gateway::OptionsFor(uint32_t id, const DescriptorBudget& bud
           .keepalive_count = t.keepalive_count,
           .shared = attached_.worker(id),
           .conntrack_count_fd = conntrack_count_.get(),
-          .decisions = &decisions_};
+          .decisions = &decisions_,
+          .icmp_budget = &icmp_budget_};
 }
 
 // Returns when all of them serve: threads may begin to run much later than they are made.

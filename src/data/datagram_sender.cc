@@ -6,11 +6,18 @@
 #include <span>
 #include <utility>
 
+#include "tpx/sys/udp_raw.h"
+
 namespace tpx::data {
 namespace {
 
 // The length field of UDP and of IPv4 bounds a train like a datagram.
 constexpr uint32_t kTrainBytes = 65'000;
+
+int SendDatagram(int fd, const iovec& datagram, const sys::UdpDeparture& how) {
+  if (how.raw_source.port == 0) return sys::SendUdp(fd, {&datagram, 1}, how);
+  return sys::SendRawUdp(fd, {static_cast<const char*>(datagram.iov_base), datagram.iov_len}, how);
+}
 
 }  // namespace
 
@@ -110,9 +117,9 @@ bool DatagramSender::Report(const Train& train, const sys::UdpDeparture& how, io
 void DatagramSender::SendOne(const Train& train, iovec datagram) {
   sys::UdpDeparture how = train.how;
   how.segment_size = 0;
-  int result = sys::SendUdp(train.fd, {&datagram, 1}, how);
+  int result = SendDatagram(train.fd, datagram, how);
   if (result >= 0) return;
-  if (Report(train, how, datagram, result)) result = sys::SendUdp(train.fd, {&datagram, 1}, how);
+  if (Report(train, how, datagram, result)) result = SendDatagram(train.fd, datagram, how);
   if (result < 0) slot_.Add(TPX_C_UDP_DROPPED);
 }
 

@@ -1,23 +1,28 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "tpx/data/icmp_budget.h"
 
+#include <algorithm>
+
 #include "absl/hash/hash.h"
 
 namespace tpx::data {
 
-void IcmpBudget::Refill(uint64_t now_ms) {
-  if (now_ms - window_ms_ < 1000) return;
-  window_ms_ = now_ms;
-  left_ = kPerSecond;
-  for (uint8_t& tokens : tokens_) tokens += tokens < kBurst;
+constexpr uint64_t kSecondMs = 1000;
+
+bool IcmpBudget::Fill(Bucket& bucket, uint64_t each_ms, uint64_t capacity_ms, uint64_t now_ms) {
+  uint64_t empty_at = bucket.load(std::memory_order_relaxed);
+  uint64_t after = 0;
+  do {
+    after = std::max(empty_at, now_ms) + each_ms;
+    if (after > now_ms + capacity_ms) return false;
+  } while (!bucket.compare_exchange_weak(empty_at, after, std::memory_order_relaxed));
+  return true;
 }
 
-bool IcmpBudget::Take(const IpAddr& client, bool own) {
-  uint8_t& tokens = tokens_[absl::HashOf(client) % kBuckets];
-  if (left_ == 0 || (own && tokens == 0)) return false;
-  --left_;
-  if (own) --tokens;
-  return true;
+bool IcmpBudget::Take(const IpAddr& client, bool own, uint64_t now_ms) {
+  Bucket& bucket = clients_[absl::HashOf(client) % kBuckets];
+  if (own && !Fill(bucket, kSecondMs, kBurst * kSecondMs, now_ms)) return false;
+  return Fill(all_, kSecondMs / kPerSecond, kSecondMs, now_ms);
 }
 
 }  // namespace tpx::data

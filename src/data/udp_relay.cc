@@ -34,8 +34,7 @@ constexpr msghdr kShape = [] {
 constexpr uint32_t kTurnTimeouts = 256;
 constexpr uint32_t kReplyIdleMs = 60'000;
 constexpr uint8_t kLastHop = 1;
-constexpr uint64_t kBusyMs = 1000;     // without traffic for so long, nobody waits for its sessions
-constexpr size_t kQuotedBytes = 1280;  // more than any ICMP error quotes
+constexpr uint64_t kBusyMs = 1000;  // without traffic for so long, nobody waits for its sessions
 
 constexpr tpx_listener kKinds[] = {TPX_LISTENER_UDP_MASQUERADE, TPX_LISTENER_UDP_PRESERVE,
                                    TPX_LISTENER_UDP_PAIR};
@@ -111,14 +110,14 @@ UdpRelay::UdpRelay(const WorkerOptions& options, uint16_t port, io::Ring& ring, 
       slot_(slot),
       descriptors_(descriptors),
       buffers_(std::move(buffers)),
-      icmp_(std::move(icmp)),
       table_({.sessions = options.max_udp_sessions,
               .sessions_per_client = options.max_udp_sessions_per_client,
               .one_way_ms = options.udp_one_way_ms,
               .answered_ms = options.udp_answered_ms,
               .stream_ms = options.udp_stream_ms}),
+      errors_(std::move(icmp), *options.icmp_budget, *options.decisions, slot, table_),
       sender_(*buffers_, slot,
-              [this](const DatagramSender::Failure& failure) { return OnSendFailure(failure); }),
+              [this](const DatagramSender::Failure& failure) { return errors_.OnSendFailure(failure); }),
       replies_(options.max_udp_reply_sockets, options.steer_mark, kReplyIdleMs, slot,
                [this](int fd) { sender_.FlushSocket(fd); }) {}
 
@@ -166,7 +165,7 @@ void UdpRelay::OnUpstream(const io::Ring::Completion& completion, UdpSession& se
     if (!session.receiving) table_.Free(session);
     return;
   }
-  if (completion.result < 0 && completion.result != -ENOBUFS) TakeErrors(session);
+  if (completion.result < 0 && completion.result != -ENOBUFS) errors_.TakeOf(session);
   if (session.receiving || session.phase != UdpSession::Phase::kOpen) return;
   if (completion.result == -ENOBUFS) slot_.Add(TPX_C_UDP_BUFFERS_SHORT);
   session.receiving = true;  // as soon as the turn ends
@@ -188,7 +187,7 @@ bool UdpRelay::Refused(const Received& received) {
   if (arrival.hops != kLastHop) return false;
   slot_.Add(TPX_C_HOPS_EXCEEDED, received.datagrams());
   const UdpKey flow{.client = arrival.peer, .destination = arrival.destination};
-  Answer(sys::IcmpProblem::kTimeExceeded, {}, 0, flow, received.first());
+  errors_.HopsExceeded(flow, received.first());
   return true;
 }
 
@@ -198,57 +197,65 @@ void UdpRelay::FromClient(Received& received, tpx_listener kind, uint64_t now_ms
   if (key.is_pair()) key.destination = arrival.destination;
   UdpSession* session = Refused(received) ? nullptr : SessionFor(key, now_ms);
   if (session == nullptr) return buffers_->Return(received.buffer);
-  AllowFragments(*session,
-                 arrival.fragmented || (session->fragments && MayFragment(*session, arrival.destination)));
+  UdpErrors::AllowFragments(
+      *session,
+      arrival.fragmented || (session->fragments && errors_.MayFragment(*session, arrival.destination)));
   if (!key.is_pair() && session->target.port != arrival.destination.port) {
     session->target.port = session->up == 0 ? arrival.destination.port : 0;
   }
   Increment(session->up);
-  table_.Touch(*session, now_ms);
-  last_traffic_ms_ = now_ms;
   slot_.Add(TPX_C_UDP_DATAGRAMS_UP, received.datagrams());
   slot_.Add(TPX_C_UDP_BYTES_UP, received.len);
-  sender_.Add({.fd = session->upstream.get(),
-               .session = TokenOf(*session),
-               .trains = !session->no_trains,
-               .how = {.destination = key.is_pair() ? session->target : arrival.destination,
-                       .connected = key.is_pair(),
-                       .segment_size = arrival.segment_size,
-                       .traffic_class = arrival.traffic_class,
-                       .hops = static_cast<uint8_t>(arrival.hops == 0 ? 0 : arrival.hops - 1)},
-               .data = received.data,
-               .len = received.len,
-               .buffer = received.buffer});
+  Outgoing outgoing = Onward(received, *session, now_ms);
+  outgoing.fd = session->upstream.get();
+  outgoing.how.connected = key.is_pair();
+  outgoing.how.destination = key.is_pair() ? session->target : arrival.destination;
+  sender_.Add(outgoing);
 }
 
 void UdpRelay::FromServer(Received& received, UdpSession& session, uint64_t now_ms) {
   const sys::UdpArrival& arrival = received.arrival;
-  const Endpoint& source = session.key.is_pair() ? session.key.destination : arrival.peer;
-  int fd = received.cut || arrival.hops == kLastHop ? -EMSGSIZE : replies_.Get(source, now_ms);
-  if (IsShortage(-fd)) {
-    CloseOldestBut(session);
-    fd = replies_.Get(source, now_ms);
+  if (received.cut || arrival.hops == kLastHop) {
+    slot_.Add(TPX_C_UDP_DROPPED, received.datagrams());
+    return buffers_->Return(received.buffer);
   }
-  if (fd < 0) {
-    slot_.Add(fd == -EADDRINUSE ? TPX_C_UDP_REPLY_REFUSED : TPX_C_UDP_DROPPED, received.datagrams());
+  const Endpoint& source = session.key.is_pair() ? session.key.destination : arrival.peer;
+  ReplySockets::Socket reply = replies_.Get(source, now_ms);
+  if (IsShortage(-reply.fd)) {
+    CloseOldestBut(session);
+    reply = replies_.Get(source, now_ms);
+  }
+  if (reply.fd < 0) {
+    slot_.Add(reply.raw ? TPX_C_UDP_REPLY_REFUSED : TPX_C_UDP_DROPPED, received.datagrams());
     return buffers_->Return(received.buffer);
   }
   Increment(session.down);
-  table_.Touch(session, now_ms);
-  last_traffic_ms_ = now_ms;
   slot_.Add(TPX_C_UDP_DATAGRAMS_DOWN, received.datagrams());
   slot_.Add(TPX_C_UDP_BYTES_DOWN, received.len);
-  sender_.Add({.fd = fd,
-               .session = TokenOf(session),
-               .trains = !session.no_trains,
-               .how = {.destination = session.key.client,
-                       .connected = false,
-                       .segment_size = arrival.segment_size,
-                       .traffic_class = arrival.traffic_class,
-                       .hops = static_cast<uint8_t>(arrival.hops == 0 ? 0 : arrival.hops - 1)},
-               .data = received.data,
-               .len = received.len,
-               .buffer = received.buffer});
+  Outgoing outgoing = Onward(received, session, now_ms);
+  outgoing.fd = reply.fd;
+  outgoing.how.destination = session.key.client;
+  if (reply.raw) {
+    slot_.Add(TPX_C_UDP_REPLIES_RAW, received.datagrams());
+    outgoing.how.raw_source = source;
+    outgoing.trains = false;
+  }
+  sender_.Add(outgoing);
+}
+
+// What both directions have in common.
+Outgoing UdpRelay::Onward(const Received& received, UdpSession& session, uint64_t now_ms) {
+  table_.Touch(session, now_ms);
+  last_traffic_ms_ = now_ms;
+  const uint8_t hops = received.arrival.hops;
+  return {.session = TokenOf(session),
+          .trains = !session.no_trains,
+          .how = {.segment_size = received.arrival.segment_size,
+                  .traffic_class = received.arrival.traffic_class,
+                  .hops = static_cast<uint8_t>(hops == 0 ? 0 : hops - 1)},
+          .data = received.data,
+          .len = received.len,
+          .buffer = received.buffer};
 }
 
 UdpSession* UdpRelay::SessionFor(const UdpKey& key, uint64_t now_ms) {
@@ -335,8 +342,16 @@ void UdpRelay::Close(UdpSession& session) {
   slot_.Set(TPX_C_UDP_SESSIONS, table_.open());
 }
 
+void UdpRelay::CloseGone() {
+  for (const io::Token& token : errors_.TakeGone()) {
+    UdpSession* session = table_.FindByIndex(token.index, token.generation);
+    if (session != nullptr && session->phase == UdpSession::Phase::kOpen) Close(*session);
+  }
+}
+
 void UdpRelay::EndTurn(uint64_t now_ms) {
   sender_.Flush();
+  CloseGone();
   for (const io::Token& token : std::exchange(starved_, {})) {
     if (token.kind == kListenerKind) {
       if (!closing_) Receive(listener_[token.index].get(), token);
@@ -344,7 +359,7 @@ void UdpRelay::EndTurn(uint64_t now_ms) {
       session->phase == UdpSession::Phase::kOpen ? ReceiveFrom(*session) : table_.Free(*session);
     }
   }
-  icmp_budget_.Refill(now_ms);
+  errors_.set_now(now_ms);
   for (uint32_t n = 0; n < kTurnTimeouts; ++n) {
     UdpSession* session = table_.Expired(now_ms);
     if (session == nullptr) break;
@@ -369,111 +384,6 @@ void UdpRelay::CloseAll() {
   table_.ForEach([this](UdpSession& session) {
     if (session.phase == UdpSession::Phase::kOpen) Close(session);
   });
-}
-
-bool UdpRelay::OnSendFailure(const DatagramSender::Failure& failure) {
-  UdpSession* session = table_.FindByIndex(failure.session.index, failure.session.generation);
-  if (session == nullptr || session->phase != UdpSession::Phase::kOpen) return false;
-  if (failure.error == -EAGAIN || failure.error == -ENOBUFS) return false;
-  if (failure.error == -EIO) session->no_trains = true;
-  if (failure.fd != session->upstream.get()) {
-    TakeReplyErrors(failure.fd);
-    return failure.error != -EMSGSIZE;
-  }
-  if (failure.error == -EMSGSIZE && MayFragment(*session, failure.how.destination)) {
-    AllowFragments(*session, true);
-    return true;
-  }
-  // Any other error is that of an earlier datagram, and now taken.
-  const uint32_t mtu = TakeErrors(*session);
-  if (failure.error != -EMSGSIZE) return true;
-  if (mtu != 0) {
-    UdpKey flow = session->key;
-    if (!flow.is_pair()) flow.destination = failure.how.destination;
-    Answer(sys::IcmpProblem::kTooBig, {}, mtu, flow,
-           {static_cast<const char*>(failure.datagram.iov_base), failure.datagram.iov_len});
-  }
-  return false;
-}
-
-// IPv4 without the don't-fragment bit: the kernel side has seen it.
-bool UdpRelay::MayFragment(const UdpSession& session, const Endpoint& destination) {
-  UdpKey flow = session.key;
-  if (!flow.is_pair()) flow.destination = destination;
-  const auto verdict = options_.decisions->Find(FlowOf(IPPROTO_UDP, flow.client, flow.destination));
-  return verdict.has_value() && verdict->fragmentable != 0;
-}
-
-void UdpRelay::AllowFragments(UdpSession& session, bool allow) {
-  if (session.fragments == allow) return;
-  session.fragments = allow;
-  sys::AllowFragments(session.upstream.get(), allow);
-}
-
-uint32_t UdpRelay::TakeErrors(UdpSession& session) {
-  char payload[kQuotedBytes];
-  uint32_t mtu = 0;
-  sys::UdpError error;
-  while (sys::TakeUdpError(session.upstream.get(), payload, error) == 0) {
-    if (!error.from_network) {
-      if (error.error == EMSGSIZE) mtu = error.mtu;
-      continue;
-    }
-    UdpKey flow = session.key;
-    if (!flow.is_pair()) flow.destination = error.destination;
-    slot_.Add(TPX_C_UDP_ICMP_ERRORS);
-    const sys::IcmpProblem problem = sys::IcmpProblemOf(error.v4, error.type, error.code);
-    if (problem == sys::IcmpProblem::kTooBig && MayFragment(session, flow.destination)) {
-      AllowFragments(session, true);
-      continue;
-    }
-    // To the client of a redirected flow only its own destination exists.
-    const IpAddr& from = flow.is_pair() ? flow.destination.addr : error.offender;
-    if (problem != sys::IcmpProblem::kNone) {
-      Answer(problem, from, error.mtu, flow, {payload, error.payload_len});
-    }
-  }
-  return mtu;
-}
-
-// A client that is gone: its sessions end, and the server learns of it by the
-// stack's own ICMP answer to its next datagram. Where the client's address is
-// preserved that datagram is forwarded, and the client's answer to it would end
-// at the reply socket; so the server is told at once.
-void UdpRelay::TakeReplyErrors(int fd) {
-  Endpoint server;
-  if (sys::OriginalDestination(fd, server) < 0) return;
-  sys::UdpError error;
-  while (sys::TakeUdpError(fd, {}, error) == 0) {
-    if (!error.from_network || error.error != ECONNREFUSED) continue;
-    for (tpx_listener kind : kKinds) {
-      UdpKey key{.client = error.destination, .destination = {}, .listener = kind};
-      if (key.is_pair()) key.destination = server;
-      UdpSession* gone = table_.Find(key);
-      if (gone == nullptr) continue;
-      Endpoint own;
-      if (sys::OriginalDestination(gone->upstream.get(), own) == 0 && own.addr == key.client.addr) {
-        Answer(sys::IcmpProblem::kPortUnreachable, own.addr, 0, {.client = server, .destination = own}, {});
-      }
-      Close(*gone);
-    }
-  }
-}
-
-// `from` empty: the gateway's own address.
-void UdpRelay::Answer(sys::IcmpProblem problem, const IpAddr& from, uint32_t mtu, const UdpKey& flow,
-                      std::span<const char> quoted) {
-  // As in the kernel, path MTU discovery has no limit; what servers say has theirs.
-  const bool own =
-      problem == sys::IcmpProblem::kTimeExceeded || problem == sys::IcmpProblem::kHostUnreachable;
-  if (!icmp_budget_.Take(flow.client.addr, own)) return slot_.Add(TPX_C_UDP_ICMP_SUPPRESSED);
-  const sys::IcmpError error{.problem = problem,
-                             .from = from == IpAddr{} ? sys::SourceTowards(flow.client.addr) : from,
-                             .source = flow.client,
-                             .destination = flow.destination,
-                             .mtu = mtu,
-                             .payload = quoted};
-  if (icmp_.Send(error) == 0) slot_.Add(TPX_C_UDP_ICMP_SENT);
 }
 
 }  // namespace tpx::data

@@ -14,6 +14,7 @@
 #include <cerrno>
 #include <cstring>
 
+#include "checksum.h"
 #include "socket_options.h"
 #include "tpx/base/status.h"
 #include "tpx/sys/udp_socket.h"
@@ -43,16 +44,10 @@ constexpr Kind kKinds[] = {
      ICMP6_TIME_EXCEED_TRANSIT},
 };
 
-// Sum of 16-bit words in ones' complement (RFC 1071), not yet folded.
-uint32_t Sum(const void* bytes, size_t len, uint32_t sum = 0) {
-  const auto* byte = static_cast<const uint8_t*>(bytes);
-  for (size_t i = 0; i < len; ++i) sum += i % 2 == 0 ? byte[i] << 8 : byte[i];
-  return sum;
-}
-
-uint16_t Checksum(uint32_t sum) {
-  while (sum >> 16 != 0) sum = (sum & 0xffff) + (sum >> 16);
-  return htons(static_cast<uint16_t>(~sum));
+uint16_t ChecksumOf(const void* bytes, size_t len) {
+  InternetChecksum sum;
+  sum.Add(bytes, len);
+  return sum.value();
 }
 
 // A packet that grows at its end.
@@ -99,7 +94,7 @@ iphdr V4Header(uint32_t from, uint32_t to, uint8_t protocol, size_t len) {
   ip.protocol = protocol;
   ip.saddr = from;
   ip.daddr = to;
-  ip.check = Checksum(Sum(&ip, sizeof(ip)));
+  ip.check = ChecksumOf(&ip, sizeof(ip));
   return ip;
 }
 
@@ -116,7 +111,7 @@ void BuildV4(const IcmpError& error, const Kind& kind, Packet& packet) {
                       sizeof(iphdr) + sizeof(udphdr) + error.payload.size()));
   packet.Add(QuotedUdp(error));
   packet.AddBytes(error.payload, kMostV4);
-  icmp.checksum = Checksum(Sum(packet.data() + at, packet.size() - at));
+  icmp.checksum = ChecksumOf(packet.data() + at, packet.size() - at);
   packet.Put(at, icmp);
   packet.Put(0, V4Header(V4(error.from), V4(error.source.addr), IPPROTO_ICMP, packet.size()));
 }
@@ -144,9 +139,13 @@ void BuildV6(const IcmpError& error, const Kind& kind, Packet& packet) {
   packet.Add(QuotedUdp(error));
   packet.AddBytes(error.payload, kMostV6);
   const size_t len = packet.size() - at;
-  uint32_t sum = Sum(&error.from.raw, sizeof(error.from.raw), static_cast<uint32_t>(len) + IPPROTO_ICMPV6);
-  sum = Sum(&error.source.addr.raw, sizeof(error.source.addr.raw), sum);
-  icmp.icmp6_cksum = Checksum(Sum(packet.data() + at, len, sum));
+  const uint32_t pseudo[] = {htonl(static_cast<uint32_t>(len)), htonl(IPPROTO_ICMPV6)};
+  InternetChecksum sum;
+  sum.Add(&error.from.raw, sizeof(error.from.raw));
+  sum.Add(&error.source.addr.raw, sizeof(error.source.addr.raw));
+  sum.Add(pseudo, sizeof(pseudo));
+  sum.Add(packet.data() + at, len);
+  icmp.icmp6_cksum = sum.value();
   packet.Put(at, icmp);
   packet.Put(0, V6Header(error.from, error.source.addr, IPPROTO_ICMPV6, len));
 }

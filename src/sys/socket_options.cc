@@ -7,14 +7,6 @@
 #include <cerrno>
 
 namespace tpx::sys {
-namespace {
-
-// From <linux/ipv6.h>, which does not go together with <netinet/in.h>.
-#ifndef IPV6_TRANSPARENT
-constexpr int IPV6_TRANSPARENT = 75;
-#endif
-
-}  // namespace
 
 int SetInt(int fd, int level, int option, int value) {
   return setsockopt(fd, level, option, &value, sizeof(value)) == 0 ? 0 : -errno;
@@ -26,7 +18,7 @@ int SetMark(int fd, uint32_t mark) {
 
 int SetTransparent(int fd) {
   if (int r = SetInt(fd, SOL_IP, IP_TRANSPARENT, 1); r < 0) return r;
-  return SetInt(fd, SOL_IPV6, IPV6_TRANSPARENT, 1);
+  return SetInt(fd, SOL_IPV6, kIpv6Transparent, 1);
 }
 
 }  // namespace tpx::sys

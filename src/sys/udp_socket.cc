@@ -9,6 +9,7 @@
 #include <cerrno>
 #include <cstring>
 
+#include "send_control.h"
 #include "socket_options.h"
 #include "tpx/base/status.h"
 
@@ -140,38 +141,6 @@ void NoteV6(const cmsghdr& message, UdpArrival& arrival) {
   }
 }
 
-// Control messages of one send call.
-class Control {
- public:
-  template <typename T>
-  void Add(int level, int type, T value) {
-    auto* message = reinterpret_cast<cmsghdr*>(buffer_ + size_);
-    message->cmsg_level = level;
-    message->cmsg_type = type;
-    message->cmsg_len = CMSG_LEN(sizeof(value));
-    memcpy(CMSG_DATA(message), &value, sizeof(value));
-    size_ += CMSG_SPACE(sizeof(value));
-  }
-  void PutInto(msghdr& message) {
-    message.msg_control = size_ == 0 ? nullptr : buffer_;
-    message.msg_controllen = size_;
-  }
-
- private:
-  alignas(cmsghdr) char buffer_[kUdpControlSize] = {};
-  size_t size_ = 0;
-};
-
-void AddTrafficClass(Control& control, const UdpDeparture& d) {
-  if (d.destination.addr.is_v4()) {
-    if (d.traffic_class != 0) control.Add(SOL_IP, IP_TOS, static_cast<int>(d.traffic_class));
-    if (d.hops != 0) control.Add(SOL_IP, IP_TTL, static_cast<int>(d.hops));
-  } else {
-    if (d.traffic_class != 0) control.Add(SOL_IPV6, IPV6_TCLASS, static_cast<int>(d.traffic_class));
-    if (d.hops != 0) control.Add(SOL_IPV6, IPV6_HOPLIMIT, static_cast<int>(d.hops));
-  }
-}
-
 void NoteError(const cmsghdr& message, UdpError& out) {
   const bool v4 = message.cmsg_level == SOL_IP && message.cmsg_type == IP_RECVERR;
   const bool v6 = message.cmsg_level == SOL_IPV6 && message.cmsg_type == IPV6_RECVERR;
@@ -264,8 +233,8 @@ int SendUdp(int fd, std::span<const iovec> bytes, const UdpDeparture& departure)
     message.msg_name = &address;
     message.msg_namelen = departure.destination.ToSockaddr6(address);
   }
-  Control control;
-  AddTrafficClass(control, departure);
+  SendControl control;
+  control.AddTrafficClass(departure);
   if (departure.segment_size != 0) control.Add(SOL_UDP, UDP_SEGMENT, departure.segment_size);
   control.PutInto(message);
   const ssize_t n = sendmsg(fd, &message, MSG_DONTWAIT | MSG_NOSIGNAL);

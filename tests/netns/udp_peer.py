@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The far end of the UDP tests, as a process inside a namespace.
 
-serve PORT...   answers each datagram: W... -> [address, port] of the sender; S... -> silence;
+PORT[/4|/6]...  on all addresses, of one family where it is named; shares the port with nobody.
+                Answers each datagram: W... -> [address, port] of the sender; S... -> silence;
                 F ADDRESS PORT -> the rest is sent to that address and port instead, from the
                 same port; else the same datagram. Commands on stdin: stats -> datagrams by sender
 """
@@ -25,11 +26,12 @@ class Server:
         self.selector = selectors.DefaultSelector()
         self.selector.register(sys.stdin, selectors.EVENT_READ, self.control)
         self.senders = collections.Counter()
-        for port in ports:
-            sock = socket.socket(socket.AF_INET6, socket.SOCK_DGRAM)
-            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+        for port, _, family in (port.partition("/") for port in ports):
+            sock = socket.socket(socket.AF_INET if family == "4" else socket.AF_INET6, socket.SOCK_DGRAM)
+            if family != "4":
+                sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, family == "6")
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4 << 20)
-            sock.bind(("::", port))
+            sock.bind(("", int(port)))
             sock.setblocking(False)
             self.selector.register(sock, selectors.EVENT_READ, self.answer)
 
@@ -69,4 +71,4 @@ class Server:
 
 
 if __name__ == "__main__":
-    Server(map(int, sys.argv[1:])).run()
+    Server(sys.argv[1:]).run()

@@ -9,13 +9,14 @@
 
 namespace tpx::data {
 
-// Decides whether the worker takes connections, and says so in its state.
+// Decides whether the worker takes TCP connections, and says so in its state.
 //
 // FULL begins at the session limit, or when the system gives no descriptor or
-// memory. BPF then sends no new flow here; what was in a handshake by then
-// waits in the queue. FULL ends below 15/16 of the limit, or when accepting
-// works again, which is tried every kRetryMs. What has waited for kPatienceMs
-// is reset, so that no client hangs.
+// memory. BPF then sends no new TCP flow here, but UDP as ever, which has limits
+// of its own (UdpTable); what was in a handshake by then waits in the queue. FULL
+// ends below 15/16 of the limit, or when accepting works again, which is tried
+// every kRetryMs. What has waited for kPatienceMs is reset, so that no client
+// hangs.
 class Admission {
  public:
   static constexpr uint64_t kRetryMs = 100;

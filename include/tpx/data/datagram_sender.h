@@ -18,7 +18,7 @@ namespace tpx::data {
 struct Outgoing {
   int fd = -1;         // borrowed; whoever closes it calls FlushSocket first
   io::Token session;   // for the report of a failure
-  bool trains = true;  // the socket's way out can segment
+  bool trains = true;  // the socket and its way out can segment; a raw one cannot
   sys::UdpDeparture how;
   const char* data = nullptr;
   uint32_t len = 0;

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <array>
+#include <atomic>
 #include <cstdint>
 
 #include "tpx/base/address.h"
@@ -12,24 +13,28 @@ namespace tpx::data {
 // to one client, as the kernel does for what it forwards. Otherwise whoever
 // forges senders would have the gateway send to them more than it does without
 // the proxy.
+//
+// One for all workers, or their number would multiply the limit; from any thread.
+// While a limit is reached nothing is written.
 class IcmpBudget {
  public:
-  static constexpr uint32_t kPerSecond = 1000;
-  static constexpr uint32_t kBurst = 6;  // to one client; then one each second
+  static constexpr uint32_t kPerSecond = 1000;  // as many at once
+  static constexpr uint32_t kBurst = 6;         // to one client; then one each second
 
-  IcmpBudget() { tokens_.fill(kBurst); }
-
-  void Refill(uint64_t now_ms);  // to be called at least every few seconds
   // `own`: this machine is where the error arose, so nobody else has limited it.
-  bool Take(const IpAddr& client, bool own);
+  // `now_ms` is monotonic and never 0.
+  bool Take(const IpAddr& client, bool own, uint64_t now_ms);
 
  private:
+  // When a bucket that leaks at a constant rate will be empty.
+  using Bucket = std::atomic<uint64_t>;
   // Clients whose addresses have the same hash share what they may have.
   static constexpr size_t kBuckets = 4096;
 
-  uint64_t window_ms_ = 0;
-  uint32_t left_ = kPerSecond;
-  std::array<uint8_t, kBuckets> tokens_;
+  static bool Fill(Bucket& bucket, uint64_t each_ms, uint64_t capacity_ms, uint64_t now_ms);
+
+  Bucket all_{0};
+  std::array<Bucket, kBuckets> clients_{};
 };
 
 }  // namespace tpx::data

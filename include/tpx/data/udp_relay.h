@@ -4,17 +4,15 @@
 #include <array>
 #include <cstdint>
 #include <memory>
-#include <span>
 #include <vector>
 
 #include "absl/status/statusor.h"
 #include "tpx/base/unique_fd.h"
 #include "tpx/data/datagram_sender.h"
-#include "tpx/data/decision_source.h"
 #include "tpx/data/descriptors.h"
-#include "tpx/data/icmp_budget.h"
 #include "tpx/data/reply_sockets.h"
 #include "tpx/data/shared_slot.h"
+#include "tpx/data/udp_errors.h"
 #include "tpx/data/udp_table.h"
 #include "tpx/data/worker.h"
 #include "tpx/io/buffer_ring.h"
@@ -65,20 +63,13 @@ class UdpRelay {
   void OnUpstream(const io::Ring::Completion& completion, UdpSession& session, uint64_t now_ms);
   void FromClient(Received& received, tpx_listener kind, uint64_t now_ms);
   void FromServer(Received& received, UdpSession& session, uint64_t now_ms);
+  Outgoing Onward(const Received& received, UdpSession& session, uint64_t now_ms);
   bool Refused(const Received& received);
   UdpSession* SessionFor(const UdpKey& key, uint64_t now_ms);
   int OpenUpstream(UdpSession& session, tpx_source_mode source);
   void CloseOldestBut(const UdpSession& session);
   void Close(UdpSession& session);
-  bool OnSendFailure(const DatagramSender::Failure& failure);
-  void AllowFragments(UdpSession& session, bool allow);
-  bool MayFragment(const UdpSession& session, const Endpoint& destination);
-  // Passes on what ICMP reports. Returns the size that would have passed where this
-  // machine refused a datagram, about which the queue says no more; else 0.
-  uint32_t TakeErrors(UdpSession& session);
-  void TakeReplyErrors(int fd);
-  void Answer(sys::IcmpProblem problem, const IpAddr& from, uint32_t mtu, const UdpKey& flow,
-              std::span<const char> quoted);
+  void CloseGone();
 
   const WorkerOptions options_;
   const uint16_t port_;
@@ -86,14 +77,13 @@ class UdpRelay {
   SharedSlot& slot_;
   Descriptors& descriptors_;
   std::unique_ptr<io::BufferRing> buffers_;
-  sys::IcmpSender icmp_;
   std::array<UniqueFd, TPX_LISTENER_KINDS> listener_;  // those of UDP
   UdpTable table_;
+  UdpErrors errors_;
   DatagramSender sender_;
   ReplySockets replies_;
   std::vector<io::Token> starved_;  // requests that ended for want of a buffer
   uint64_t last_traffic_ms_ = 0;
-  IcmpBudget icmp_budget_;
   bool closing_ = false;
 };
 

@@ -57,7 +57,7 @@ struct UdpSession : DeadlineHook {
   Phase phase = Phase::kFree;
   uint8_t up = 0, down = 0;    // receive calls in each direction, saturating
   bool receiving : 1 = false;  // the request is armed
-  bool starved : 1 = false;    // it ended because no buffer was left
+  bool gone : 1 = false;       // the client is: closed at the end of the turn
   bool no_trains : 1 = false;  // one of the ways out can't segment
   bool fragments : 1 = false;  // the kernel may fragment what it sends
 

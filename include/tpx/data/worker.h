@@ -7,6 +7,7 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "tpx/data/decision_source.h"
+#include "tpx/data/icmp_budget.h"
 #include "tpx_abi.h"
 
 namespace tpx::data {
@@ -43,10 +44,13 @@ struct WorkerOptions {
   // none. While it is not 0, a preserved source must not reuse the client's
   // port, because both legs would be one conntrack entry.
   int conntrack_count_fd = -1;
-  DecisionSource* decisions = nullptr;  // must outlive the worker
+  // Both must outlive the worker; one budget for all workers of the machine.
+  DecisionSource* decisions = nullptr;
+  IcmpBudget* icmp_budget = nullptr;
 };
 
-// One thread's data plane: a ring, its listeners, its sessions. Nothing is shared with other workers.
+// One thread's data plane: a ring, its listeners, its sessions. Nothing that a packet
+// needs is shared with other workers.
 class Worker {
  public:
   // Creates listeners and ring on the calling thread; the ring belongs to the

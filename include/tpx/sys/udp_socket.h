@@ -58,11 +58,12 @@ UdpArrival ParseUdpArrival(const msghdr& message);
 
 // How datagrams are to leave.
 struct UdpDeparture {
-  Endpoint destination;
+  Endpoint destination{};
   bool connected = false;     // the socket is connected to it
   uint16_t segment_size = 0;  // 0: all bytes are one datagram
   uint8_t traffic_class = 0;
-  uint8_t hops = 0;  // 0: the system's default
+  uint8_t hops = 0;       // 0: the system's default
+  Endpoint raw_source{};  // port 0: no raw socket (udp_raw.h)
 };
 // Never blocks.
 int SendUdp(int fd, std::span<const iovec> bytes, const UdpDeparture& departure);

@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "tpx/base/unique_fd.h"
+#include "tpx/sys/udp_raw.h"
 
 namespace tpx::data {
 namespace {
@@ -158,6 +159,26 @@ TEST_F(DatagramSenderTest, WithoutSegmentationEachGoesByItself) {
               .buffer = 0});
   sender.Flush();
   EXPECT_EQ(Received(0), Cut(bytes, 1000));
+}
+
+TEST_F(DatagramSenderTest, ARawSocketSendsATrainOneByOne) {
+  const Endpoint source{.addr = *IpAddr::Parse("192.0.2.7"), .port = 53};
+  const UniqueFd raw(sys::OpenRawUdpReplier(source.addr, 0));
+  ASSERT_TRUE(raw);
+  DatagramSender sender(*buffers_, slot_, on_failure_);
+  std::string bytes(10'500, 0);
+  for (size_t i = 0; i < bytes.size(); ++i) bytes[i] = static_cast<char>(i / 7);
+  memcpy(buffers_->data(0), bytes.data(), bytes.size());
+  sender.Add({.fd = raw.get(),
+              .session = {},
+              .trains = false,
+              .how = {.destination = receivers_[0].at, .segment_size = 1000, .raw_source = source},
+              .data = buffers_->data(0),
+              .len = static_cast<uint32_t>(bytes.size()),
+              .buffer = 0});
+  sender.Flush();
+  EXPECT_EQ(Received(0), Cut(bytes, 1000));
+  EXPECT_EQ(failures_, 0);
 }
 
 }  // namespace

@@ -102,6 +102,7 @@ class WorkerTest : public testing::TestWithParam<Family> {
   struct NoDecisions final : DecisionSource {                     // there is no kernel side
     std::optional<tpx_verdict> Find(const tpx_flow&) override { return std::nullopt; }
   } decisions_;
+  IcmpBudget icmp_budget_;
   WorkerOptions options_{.max_sessions = 4096,
                          .max_pipes = 16,
                          .max_udp_sessions = 16,
@@ -119,7 +120,8 @@ class WorkerTest : public testing::TestWithParam<Family> {
                          .keepalive_count = 3,
                          .shared = &slot_,
                          .conntrack_count_fd = conntrack_count_.get(),
-                         .decisions = &decisions_};
+                         .decisions = &decisions_,
+                         .icmp_budget = &icmp_budget_};
   std::unique_ptr<Worker> worker_;
   UniqueFd listener_;  // of the server
   std::thread thread_;
