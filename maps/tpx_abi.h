@@ -30,9 +30,9 @@ extern "C" {
 #define TPX_MAX_RULES 1024                   /* the default rule included */
 #define TPX_MAX_COUNTERS (2 * TPX_MAX_RULES) /* of two generations that have no rule in common */
 #define TPX_RULE_WORDS (TPX_MAX_RULES / 64)
-#define TPX_MAX_CLASSES 8192 /* bit vectors of one generation, all dimensions */
-#define TPX_MAX_PREFIXES (1 << 20)
-#define TPX_MAX_BLOCKS 4096 /* steps of one generation, half of them for each address */
+#define TPX_MAX_CLASSES 8192       /* bit vectors of one generation, all dimensions */
+#define TPX_MAX_PREFIXES (1 << 21) /* of one address, both families */
+#define TPX_MAX_BLOCKS 4096        /* steps of one generation, half of them for each address */
 #define TPX_MAX_WORKERS 64
 #define TPX_MAX_LOCAL_ADDRS 4096
 #define TPX_MAX_FLOWS 131072
@@ -209,12 +209,55 @@ TPX_SIZE(struct tpx_bits, 136);
 /*
  * One step from an address to its class, and what the bytes of the address lead
  * through: blocks of 256 steps, one byte each, beginning with the first byte of
- * IPv6 and the 13th (the dotted part) of IPv4. A few steps cost less than the
- * trie, and as much with a thousand prefixes as with one; where the blocks run
- * out the trie is asked.
+ * IPv6 and the 13th (the dotted part) of IPv4. A few steps cost as much with a
+ * thousand prefixes as with one. A family that needs more blocks than there are
+ * has none, and is searched in the pages of tpx_prefixes instead.
  */
-#define TPX_STEP_BLOCK 0x8000 /* go on in this block; without the flag: the class */
-#define TPX_STEP_TRIE 0xffff  /* ask the trie */
+#define TPX_STEP_BLOCK 0x8000  /* go on in this block; without the flag: the class */
+#define TPX_STEP_SEARCH 0xffff /* search the pages; only as root */
+
+/*
+ * Inner map of tpx_prefixes: as many pages as the prefixes need. A page is
+ * TPX_PAGE_WORDS words of IPv4 or one node of IPv6.
+ *
+ * IPv4. The first TPX_V4_ROOTS words say by the first two bytes of an address
+ * where to go on: a class, or where the ranges are, or (where they are many) a
+ * table of 256 such words by the third byte. Ranges lie next to one another in
+ * one page, sorted: the two last bytes of the first address in the upper half,
+ * the class in the lower. The first one begins at or before the address.
+ */
+#define TPX_PAGE_WORDS 1024
+#define TPX_V4_ROOTS 65536
+#define TPX_AT_RANGES 0x80000000u
+#define TPX_AT_TABLE 0x40000000u
+#define TPX_AT(at) (((at) >> 8 & 0x3fffff) * TPX_AT_UNIT) /* number of the first word, over all pages */
+#define TPX_AT_COUNT(at) (((at)&0xff) + 1)
+#define TPX_AT_UNIT 4
+#define TPX_MAX_RANGES 256 /* in one place */
+#define TPX_MAX_V4_WORDS (TPX_AT_UNIT << 22)
+
+struct tpx_page {
+  __u32 word[TPX_PAGE_WORDS];
+};
+TPX_SIZE(struct tpx_page, 4096);
+
+/*
+ * IPv6. A tree of tpx_tables.v6_levels nodes from the root to each leaf. A node
+ * divides its addresses into ranges; `next` of a range is the page of a node or,
+ * in a leaf, the class. The last range fills the unused entries.
+ */
+#define TPX_V6_FANOUT 128
+#define TPX_V6_LEVELS 4
+
+struct tpx_v6_node {
+  __u64
+      high[TPX_V6_FANOUT]; /* of the first address, host byte order; in the first range it does not matter */
+  __u64 low[TPX_V6_FANOUT];
+  __u32 next[TPX_V6_FANOUT];
+  __u32 zero; /* 0 */
+  __u32 pad[383];
+};
+TPX_SIZE(struct tpx_v6_node, sizeof(struct tpx_page));
 
 /*
  * Everything but the prefixes. Each dimension maps its value to a class, each
@@ -224,11 +267,11 @@ TPX_SIZE(struct tpx_bits, 136);
  */
 struct tpx_tables {
   __u32 generation;
-  __u32 n_rules;         /* the default rule included, at least 1 */
-  __u32 n_prefixes[2];   /* in the trie of each address */
-  __u32 miss_class[2];   /* class of an address that no prefix covers */
+  __u32 n_rules;       /* the default rule included, at least 1 */
+  __u32 miss_class[2]; /* class of an address that no prefix covers */
+  __u32 v6_root[2];    /* page of the first node, where IPv6 is searched */
+  __u16 v6_levels[2];
   __u32 classify_others; /* 1: a rule may drop or reject something that is neither TCP nor UDP */
-  __u32 pad;
   __u16 proto_class[256];
   __u16 port_class[2][65536]; /* index: port in host byte order */
   __u16 root[2][2];           /* first step, by dimension; [1] for IPv4 */
@@ -240,13 +283,6 @@ struct tpx_tables {
 };
 TPX_SIZE(struct tpx_tables,
          32 + 512 + 262144 + 8 + TPX_MAX_BLOCKS * 512 + TPX_MAX_RULES * 28 + 2 * 136 + TPX_MAX_CLASSES * 136);
-
-/* Inner map of tpx_prefixes (LPM trie); prefixlen counts from bit 0 of the mapped address. */
-struct tpx_prefix_key {
-  __u32 prefixlen;
-  struct tpx_addr addr;
-};
-TPX_SIZE(struct tpx_prefix_key, 20);
 
 /* ---- shared state ------------------------------------------------------ */
 

@@ -111,17 +111,18 @@ struct {
   __array(values, struct tpx_tables_map);
 } tpx_tables SEC(".maps") __weak;
 
-struct tpx_prefix_map {
-  __uint(type, BPF_MAP_TYPE_LPM_TRIE);
-  __uint(map_flags, BPF_F_NO_PREALLOC);
-  __uint(max_entries, TPX_MAX_PREFIXES);
-  __uint(key_size, sizeof(struct tpx_prefix_key));
-  __uint(value_size, sizeof(__u32));
+/* The flag lets inner maps differ in size (Linux 5.10). */
+struct tpx_pages_map {
+  __uint(type, BPF_MAP_TYPE_ARRAY);
+  __uint(map_flags, BPF_F_INNER_MAP);
+  __uint(max_entries, 1);
+  __uint(key_size, sizeof(__u32));
+  __uint(value_size, sizeof(struct tpx_page));
 };
 
 struct {
   __uint(type, BPF_MAP_TYPE_ARRAY_OF_MAPS);
   __uint(max_entries, TPX_SLOTS * 2);
   __type(key, __u32);
-  __array(values, struct tpx_prefix_map);
+  __array(values, struct tpx_pages_map);
 } tpx_prefixes SEC(".maps") __weak;

@@ -47,36 +47,98 @@ static __always_inline const struct tpx_bits *bits_of(const struct tpx_tables *t
   return &t->bits[class & (TPX_MAX_CLASSES - 1)];
 }
 
-/* Follows the bytes of an address from byte `from` on; the last step, which may be TPX_STEP_TRIE. */
+/* Follows the bytes of an address from byte `from` on; the last step, which may be TPX_STEP_SEARCH. */
 static __always_inline __u16 walk_blocks(const struct tpx_tables *t, __u16 step, const struct tpx_addr *addr,
                                          int from) {
 #pragma unroll
   for (int i = 0; i < 16; i++) {
     if (i < from) continue;
-    if (!(step & TPX_STEP_BLOCK) || step == TPX_STEP_TRIE) break;
+    if (!(step & TPX_STEP_BLOCK) || step == TPX_STEP_SEARCH) break;
     step = t->block[step & (TPX_MAX_BLOCKS - 1)][((const __u8 *)addr)[i]];
   }
   return step;
 }
 
+static __always_inline const struct tpx_page *page_of(void *pages, __u32 index) {
+  return bpf_map_lookup_elem(pages, &index);
+}
+
+/* The class of an IPv4 address by the pages; negative where they are damaged. */
+static __noinline int search_v4(void *pages, __u32 v4) {
+  const struct tpx_page *page;
+  __u32 at, index = v4 >> 16, base, count, last = v4 << 16 | 0xffff;
+
+  page = page_of(pages, index / TPX_PAGE_WORDS);
+  if (!page) return -1;
+  at = page->word[index % TPX_PAGE_WORDS];
+  if (at & TPX_AT_TABLE) {
+    index = TPX_AT(at) + (v4 >> 8 & 255);
+    page = page_of(pages, index / TPX_PAGE_WORDS);
+    if (!page) return -1;
+    at = page->word[index % TPX_PAGE_WORDS];
+  }
+  if (!(at & TPX_AT_RANGES)) return at & 0xffff;
+  index = TPX_AT(at);
+  page = page_of(pages, index / TPX_PAGE_WORDS);
+  if (!page) return -1;
+  base = index % TPX_PAGE_WORDS;
+  count = TPX_AT_COUNT(at);
+  /* Halves TPX_MAX_RANGES until one is left. */
+#pragma unroll
+  for (int i = 0; i < 8; i++) {
+    __u32 half = count / 2;
+
+    if (count == 1) break;
+    if (page->word[(base + half) % TPX_PAGE_WORDS] <= last) base += half;
+    count -= half;
+  }
+  return page->word[base % TPX_PAGE_WORDS] & 0xffff;
+}
+
+/* The `next` of the range that the address is in. */
+static __always_inline __u32 next_of_node(const struct tpx_page *page, __u64 high, __u64 low) {
+  const struct tpx_v6_node *node = (const void *)page;
+  /* Unlike a constant, this does not make the verifier look at each way through the loop by itself. */
+  __u32 at = node->zero;
+
+#pragma unroll
+  for (__u32 half = TPX_V6_FANOUT / 2; half; half /= 2) {
+    __u32 middle = (at + half) % TPX_V6_FANOUT;
+
+    if (node->high[middle] < high || (node->high[middle] == high && node->low[middle] <= low)) at += half;
+  }
+  return node->next[at % TPX_V6_FANOUT];
+}
+
+/* The class of an IPv6 address by the tree at `at`; negative where it is damaged. */
+static __noinline int search_v6(void *pages, __u32 at, __u32 levels, const struct tpx_addr *addr) {
+  __u64 high = (__u64)bpf_ntohl(addr->w[0]) << 32 | bpf_ntohl(addr->w[1]);
+  __u64 low = (__u64)bpf_ntohl(addr->w[2]) << 32 | bpf_ntohl(addr->w[3]);
+
+  for (__u32 level = 0; level < TPX_V6_LEVELS && level < levels; level++) {
+    const struct tpx_page *page = page_of(pages, at);
+
+    if (!page) return -1;
+    at = next_of_node(page, high, low);
+  }
+  return at & 0xffff;
+}
+
 static __noinline __u32 prefix_class(const struct tpx_tables *t, __u32 generation, __u32 dim,
                                      const struct tpx_addr *addr) {
-  struct tpx_prefix_key key;
   __u32 index = (generation & 1) * 2 + (dim & 1);
-  __u32 *class;
-  void *inner;
+  int class, v4 = addr_is_v4(addr);
+  void *pages;
   __u16 step;
 
   dim &= 1;
-  step =
-      addr_is_v4(addr) ? walk_blocks(t, t->root[dim][1], addr, 12) : walk_blocks(t, t->root[dim][0], addr, 0);
-  if (step != TPX_STEP_TRIE) return step;
-  key.prefixlen = 128;
-  key.addr = *addr;
-  inner = bpf_map_lookup_elem(&tpx_prefixes, &index);
-  if (!inner) return t->miss_class[dim];
-  class = bpf_map_lookup_elem(inner, &key);
-  return class ? *class : t->miss_class[dim];
+  step = v4 ? walk_blocks(t, t->root[dim][1], addr, 12) : walk_blocks(t, t->root[dim][0], addr, 0);
+  if (step != TPX_STEP_SEARCH) return step;
+  pages = bpf_map_lookup_elem(&tpx_prefixes, &index);
+  if (!pages) return t->miss_class[dim];
+  class = v4 ? search_v4(pages, bpf_ntohl(addr->w[3]))
+             : search_v6(pages, t->v6_root[dim], t->v6_levels[dim], addr);
+  return class < 0 ? t->miss_class[dim] : class;
 }
 
 /* Lowest set bit; BPF has no such instruction. */

@@ -3,6 +3,7 @@
 
 #include <fcntl.h>
 #include <sys/stat.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <cerrno>
@@ -11,6 +12,7 @@
 #include <vector>
 
 #include "absl/strings/str_cat.h"
+#include "progress_line.h"
 #include "tpx/base/status.h"
 #include "tpx/base/unique_fd.h"
 
@@ -63,7 +65,11 @@ absl::StatusOr<ConfigFile> ReadConfigFile(const std::string& path) {
   auto read_set = [&folder](const std::string& name) {
     return ReadRegularFile(name.starts_with('/') ? name : folder + name, policy::kMaxSetFileBytes);
   };
-  file.parsed = policy::ParseConfig(file.text, path, read_set);
+  ProgressLine progress(STDERR_FILENO);
+  auto show = [&progress](const std::string& name, size_t done, size_t total) {
+    progress.Show(absl::StrCat("reading ", name, ": ", done * 100 / total, " %"));
+  };
+  file.parsed = policy::ParseConfig(file.text, path, read_set, show);
   SortByPlace(file.parsed.errors, path);
   SortByPlace(file.parsed.warnings, path);
   return file;

@@ -10,7 +10,7 @@
 #include <cstring>
 
 #include "absl/strings/numbers.h"
-#include "absl/strings/str_format.h"
+#include "absl/strings/str_cat.h"
 #include "tpx/base/strings.h"
 
 namespace tpx {
@@ -73,7 +73,7 @@ std::string FormatV6(const IpAddr& addr) {
       continue;
     }
     if (!out.empty() && out.back() != ':') out += ':';
-    absl::StrAppendFormat(&out, "%x", ntohs(groups[i]));
+    absl::StrAppend(&out, absl::Hex(ntohs(groups[i])));
     ++i;
   }
   return out;

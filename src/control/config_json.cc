@@ -1,10 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "config_json.h"
 
+#include <algorithm>
 #include <stdexcept>
+#include <string_view>
 #include <vector>
 
 #include "tpx/base/strings.h"
+#include "tpx/policy/prefix_list.h"
 
 namespace tpx::control {
 namespace {
@@ -14,19 +17,22 @@ using policy::Config;
 using policy::PortRange;
 using policy::Rule;
 
-json PrefixesToJson(const std::vector<Prefix>& prefixes) {
-  json list = json::array();
-  for (const Prefix& prefix : prefixes) list.push_back(prefix.ToString());
-  return list;
+// The prefixes of all rules stand behind the JSON, which has the size of each
+// list: a million strings would make it slow to read and write.
+size_t WritePrefixes(const std::vector<Prefix>& prefixes, std::string& lists) {
+  const size_t before = lists.size();
+  policy::AppendPrefixList(prefixes, lists);
+  return lists.size() - before;
 }
 
-std::vector<Prefix> PrefixesFromJson(const json& list) {
-  std::vector<Prefix> prefixes;
-  for (const json& item : list) {
-    absl::StatusOr<Prefix> prefix = Prefix::Parse(item.get_ref<const std::string&>());
-    if (!prefix.ok()) throw std::invalid_argument(StrCat(prefix.status().message()));
-    prefixes.push_back(*prefix);
-  }
+// Takes the list away from `lists`.
+std::vector<Prefix> ReadPrefixes(const json& size, std::string_view& lists) {
+  const auto bytes = size.get<size_t>();
+  if (bytes > lists.size()) throw std::out_of_range("the prefixes are cut off");
+  const policy::PrefixListReader reader{
+      .on_error = [](int, int, const std::string& message) -> bool { throw std::invalid_argument(message); }};
+  auto prefixes = policy::ParsePrefixList(lists.substr(0, bytes), bytes, reader);
+  lists.remove_prefix(bytes);
   return prefixes;
 }
 
@@ -54,11 +60,11 @@ Endpoint TargetFromJson(const json& j) {
   return {*addr, j.at(1).get<uint16_t>()};
 }
 
-json RuleToJson(const Rule& rule) {
+json RuleToJson(const Rule& rule, std::string& lists) {
   return {{"name", rule.name},
           {"protocols", rule.protocols},
-          {"src", PrefixesToJson(rule.src)},
-          {"dst", PrefixesToJson(rule.dst)},
+          {"src", WritePrefixes(rule.src, lists)},
+          {"dst", WritePrefixes(rule.dst, lists)},
           {"sports", PortsToJson(rule.sports)},
           {"dports", PortsToJson(rule.dports)},
           {"action", rule.action},
@@ -71,11 +77,11 @@ json RuleToJson(const Rule& rule) {
           {"column", rule.column}};
 }
 
-Rule RuleFromJson(const json& j) {
+Rule RuleFromJson(const json& j, std::string_view& lists) {
   return {.name = j.at("name"),
           .protocols = j.at("protocols").get<std::vector<uint8_t>>(),
-          .src = PrefixesFromJson(j.at("src")),
-          .dst = PrefixesFromJson(j.at("dst")),
+          .src = ReadPrefixes(j.at("src"), lists),
+          .dst = ReadPrefixes(j.at("dst"), lists),
           .sports = PortsFromJson(j.at("sports")),
           .dports = PortsFromJson(j.at("dports")),
           .action = j.at("action").get<tpx_action>(),
@@ -136,11 +142,12 @@ policy::Proxy ProxyFromJson(const json& j) {
           .timeouts = TimeoutsFromJson(j.at("timeouts"))};
 }
 
-Config FromJson(const json& j) {
+Config FromJson(const json& j, std::string_view lists) {
   Config config;
   config.interfaces = InterfacesFromJson(j.at("interfaces"));
   config.steering = SteeringFromJson(j.at("steering"));
-  for (const json& rule : j.at("rules")) config.policy.rules.push_back(RuleFromJson(rule));
+  for (const json& rule : j.at("rules")) config.policy.rules.push_back(RuleFromJson(rule, lists));
+  if (!lists.empty()) throw std::invalid_argument("there are more prefixes than rules name");
   config.proxy = ProxyFromJson(j.at("proxy"));
   return config;
 }
@@ -170,17 +177,20 @@ policy::Interfaces InterfacesFromJson(const json& j) {
 
 std::string EncodeConfig(const policy::Config& config) {
   json rules = json::array();
-  for (const Rule& rule : config.policy.rules) rules.push_back(RuleToJson(rule));
+  std::string lists;
+  for (const Rule& rule : config.policy.rules) rules.push_back(RuleToJson(rule, lists));
   const json j = {{"interfaces", InterfacesToJson(config.interfaces)},
                   {"steering", SteeringToJson(config.steering)},
                   {"rules", rules},
                   {"proxy", ProxyToJson(config.proxy)}};
-  return j.dump(-1, ' ', false, json::error_handler_t::replace);
+  return StrCat(j.dump(-1, ' ', false, json::error_handler_t::replace), "\n", lists);
 }
 
 absl::StatusOr<policy::Config> DecodeConfig(const std::string& text) {
   try {
-    return FromJson(json::parse(text));
+    const std::string_view all = text;
+    const size_t end = std::min(all.find('\n'), all.size());
+    return FromJson(json::parse(all.substr(0, end)), all.substr(std::min(end + 1, all.size())));
   } catch (const std::exception& e) {  // the library's only way to tell
     return absl::DataLossError(StrCat("stored configuration: ", e.what()));
   }

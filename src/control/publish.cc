@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <atomic>
+#include <numeric>
 #include <set>
 #include <vector>
 
@@ -22,18 +23,14 @@ absl::Status FillPrefixes(const std::string& pins, const policy::CompiledPolicy&
                           uint32_t generation) {
   TPX_ASSIGN_OR_RETURN(auto outer, bpf::OpenPrefixes(pins, Access::kReadWrite));
   for (uint32_t dimension = 0; dimension < kDimensions; ++dimension) {
-    const auto& prefixes = compiled.prefixes[dimension];
-    std::vector<tpx_prefix_key> keys;
-    std::vector<uint32_t> classes;
-    for (const auto& [key, number] : prefixes) {
-      keys.push_back(key);
-      classes.push_back(number);
-    }
-    const auto size = static_cast<uint32_t>(std::max<size_t>(1, prefixes.size()));
-    TPX_ASSIGN_OR_RETURN(auto inner, (bpf::Map<tpx_prefix_key, uint32_t>::Create(
-                                         "tpx_prefixes_in", BPF_MAP_TYPE_LPM_TRIE, size, BPF_F_NO_PREALLOC)));
-    TPX_RETURN_IF_ERROR(bpf::UpdateBatch(inner.fd(), keys.data(), sizeof(tpx_prefix_key), classes.data(),
-                                         sizeof(uint32_t), keys.size(), inner.name()));
+    const std::vector<tpx_page>& pages = compiled.pages[dimension];
+    std::vector<uint32_t> numbers(pages.size());
+    std::iota(numbers.begin(), numbers.end(), 0);
+    const auto size = static_cast<uint32_t>(std::max<size_t>(1, pages.size()));
+    TPX_ASSIGN_OR_RETURN(auto inner, (bpf::Map<uint32_t, tpx_page>::Create("tpx_pages_in", BPF_MAP_TYPE_ARRAY,
+                                                                           size, BPF_F_INNER_MAP)));
+    TPX_RETURN_IF_ERROR(bpf::UpdateBatch(inner.fd(), numbers.data(), sizeof(uint32_t), pages.data(),
+                                         sizeof(tpx_page), pages.size(), inner.name()));
     TPX_RETURN_IF_ERROR(
         outer.Update(SlotOf(generation) * kDimensions + dimension, static_cast<uint32_t>(inner.fd())));
   }

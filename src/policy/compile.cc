@@ -4,57 +4,17 @@
 #include <netinet/in.h>
 
 #include <algorithm>
-#include <array>
-#include <cstring>
-#include <unordered_map>
 
+#include "policy/classes.h"
+#include "policy/layout.h"
+#include "policy/ranges.h"
+#include "tpx/base/status.h"
 #include "tpx/base/strings.h"
 
 namespace tpx::policy {
 namespace {
 
 constexpr size_t kPorts = 65536;
-
-void SetBit(tpx_bits& bits, size_t rule) {
-  bits.word[rule / 64] |= uint64_t{1} << (rule % 64);
-  bits.summary |= uint64_t{1} << (rule / 64);
-}
-
-void ClearBit(tpx_bits& bits, size_t rule) {
-  bits.word[rule / 64] &= ~(uint64_t{1} << (rule % 64));
-  if (bits.word[rule / 64] == 0) bits.summary &= ~(uint64_t{1} << (rule / 64));
-}
-
-bool HasBit(const tpx_bits& bits, size_t rule) { return (bits.word[rule / 64] >> (rule % 64) & 1) != 0; }
-
-struct BitsHash {
-  size_t operator()(const tpx_bits& bits) const {
-    uint64_t hash = bits.summary;
-    for (uint64_t word : bits.word) hash = (hash ^ word) * 0x9e3779b97f4a7c15u, hash ^= hash >> 29;
-    return hash;
-  }
-};
-struct BitsEqual {
-  bool operator()(const tpx_bits& a, const tpx_bits& b) const { return memcmp(&a, &b, sizeof(a)) == 0; }
-};
-
-// Gives each distinct set of rules a number.
-class Classes {
- public:
-  explicit Classes(tpx_tables& tables) : tables_(tables) {}
-
-  uint32_t Number(const tpx_bits& bits) {
-    auto [entry, fresh] = numbers_.emplace(bits, static_cast<uint32_t>(numbers_.size()));
-    if (fresh && entry->second < TPX_MAX_CLASSES) tables_.bits[entry->second] = bits;
-    return entry->second;
-  }
-  // Numbers beyond the table were given; the tables are void.
-  bool overflowed() const { return numbers_.size() > TPX_MAX_CLASSES; }
-
- private:
-  tpx_tables& tables_;
-  std::unordered_map<tpx_bits, uint32_t, BitsHash, BitsEqual> numbers_;
-};
 
 bool HasPorts(uint8_t protocol) { return protocol == IPPROTO_TCP || protocol == IPPROTO_UDP; }
 
@@ -141,138 +101,32 @@ void CompilePorts(const Policy& policy, std::vector<PortRange> Rule::*member, Cl
   }
 }
 
-struct Entry {
-  Prefix prefix;
-  uint16_t rule;
-};
-
-constexpr uint16_t kNoRule = TPX_MAX_RULES;
-
-// In the space of the trie, where IPv4 lies inside IPv6.
-bool Covers(const Prefix& outer, const Prefix& inner) {
-  if (outer.length > inner.length) return false;
-  unsigned word = outer.length / 32, bits = outer.length % 32;
-  for (unsigned i = 0; i < word; ++i) {
-    if (outer.addr.raw.w[i] != inner.addr.raw.w[i]) return false;
-  }
-  return bits == 0 || (ntohl(outer.addr.raw.w[word]) ^ ntohl(inner.addr.raw.w[word])) >> (32 - bits) == 0;
+template <typename Key>
+void AddNumbers(const std::vector<Range<Key>>& ranges, std::vector<bool>& numbers) {
+  for (const Range<Key>& range : ranges) numbers[range.number] = true;
 }
 
-// All of IPv4.
-Prefix V4Root() { return {IpAddr{.raw = {{0, 0, htonl(0xffff), 0}}}, 96}; }
-
-// Every (prefix, rule) of one dimension, sorted so that a prefix comes right
-// before those inside it. Where an IPv6 prefix surrounds all of IPv4 there is an
-// entry for IPv4 itself, because the longest match would else find the former.
-std::vector<Entry> SortedEntries(const Policy& policy, std::vector<Prefix> Rule::*member) {
-  std::vector<Entry> entries;
-  size_t total = 1;
-  for (const Rule& rule : policy.rules) total += (rule.*member).size();
-  entries.reserve(total);
-  bool surrounded = false;
-  const Prefix v4_root = V4Root();
-  for (size_t i = 0; i < policy.rules.size(); ++i) {
-    for (const Prefix& prefix : policy.rules[i].*member) {
-      entries.push_back({prefix, static_cast<uint16_t>(i)});
-      surrounded = surrounded || (!prefix.is_v4() && Covers(prefix, v4_root));
-    }
+// Fails where there are too many prefixes; where the classes overflow, the result is void.
+absl::Status CompilePrefixes(const Policy& policy, size_t dimension, Classes& classes,
+                             CompiledPolicy& compiled) {
+  constexpr std::vector<Prefix> Rule::*kMembers[] = {&Rule::src, &Rule::dst};
+  constexpr const char* kNames[] = {"src", "dst"};
+  tpx_tables& tables = *compiled.tables;
+  const AddressRanges ranges = MakeRanges(policy, kMembers[dimension], classes, tables.miss_class[dimension]);
+  if (classes.overflowed()) return absl::OkStatus();
+  // That many prefixes begin and end that many ranges at most.
+  constexpr size_t kMaxRanges = 2 * (TPX_MAX_PREFIXES + 1);
+  if (ranges.v4.size() + ranges.v6.size() > kMaxRanges ||
+      !LayOut(ranges, dimension, tables, compiled.pages[dimension])) {
+    return absl::ResourceExhaustedError(StrCat("the rules have more than TPX_MAX_PREFIXES (",
+                                               TPX_MAX_PREFIXES, ") different ", kNames[dimension],
+                                               " prefixes"));
   }
-  if (surrounded) entries.push_back({v4_root, kNoRule});
-  std::sort(entries.begin(), entries.end(),
-            [](const Entry& a, const Entry& b) { return a.prefix < b.prefix; });
-  return entries;
+  compiled.address_classes[dimension].resize(TPX_MAX_CLASSES);
+  AddNumbers(ranges.v4, compiled.address_classes[dimension]);
+  AddNumbers(ranges.v6, compiled.address_classes[dimension]);
+  return absl::OkStatus();
 }
-
-// Walks the sorted prefixes with the ones around the current one on a stack.
-// False where there are more prefixes than the trie holds.
-bool CompilePrefixes(const Policy& policy, std::vector<Prefix> Rule::*member, Classes& classes,
-                     uint32_t& miss_class, std::vector<std::pair<tpx_prefix_key, uint32_t>>& out) {
-  struct Level {
-    Prefix prefix;
-    tpx_bits bits;
-    uint32_t number;
-  };
-  tpx_bits unconstrained{};
-  for (size_t i = 0; i < policy.rules.size(); ++i) {
-    if ((policy.rules[i].*member).empty()) SetBit(unconstrained, i);
-  }
-  miss_class = classes.Number(unconstrained);
-  const Prefix v4_root = V4Root();
-  std::vector<Level> around;
-  std::vector<Entry> entries = SortedEntries(policy, member);
-  for (size_t i = 0; i < entries.size();) {
-    const Prefix& prefix = entries[i].prefix;
-    while (!around.empty() && !Covers(around.back().prefix, prefix)) around.pop_back();
-    const uint32_t outer = around.empty() ? miss_class : around.back().number;
-    const bool fresh = around.empty() || prefix == v4_root;
-    Level level{prefix, fresh ? unconstrained : around.back().bits, 0};
-    bool changed = fresh;
-    size_t end = i;
-    for (; end < entries.size() && entries[end].prefix == prefix; ++end) {
-      if (entries[end].rule == kNoRule || HasBit(level.bits, entries[end].rule)) continue;
-      SetBit(level.bits, entries[end].rule);
-      changed = true;
-    }
-    level.number = changed ? classes.Number(level.bits) : outer;
-    if (classes.overflowed()) return true;
-    if (level.number != outer) out.push_back({{prefix.length, prefix.addr.raw}, level.number});
-    if (out.size() > TPX_MAX_PREFIXES) return false;
-    around.push_back(level);
-    i = end;
-  }
-  return true;
-}
-
-// Lays the prefixes of one dimension out as steps; see struct tpx_tables. They
-// come outer before inner, so that a step is only ever split, never overwritten.
-class StepTable {
- public:
-  StepTable(tpx_tables& tables, size_t dimension, uint32_t miss_class)
-      : tables_(tables),
-        root_(tables.root[dimension]),
-        next_(static_cast<uint16_t>(dimension * TPX_MAX_BLOCKS / 2)),
-        end_(static_cast<uint16_t>(next_ + TPX_MAX_BLOCKS / 2)) {
-    root_[0] = root_[1] = static_cast<uint16_t>(miss_class);
-  }
-
-  void Insert(const Prefix& prefix, uint32_t number) {
-    const auto* bytes = reinterpret_cast<const uint8_t*>(&prefix.addr.raw);
-    const bool v4 = prefix.length >= 96 && prefix.is_v4();
-    if (!v4 && Covers(prefix, V4Root())) root_[1] = static_cast<uint16_t>(number);
-    uint16_t* step = &root_[v4 ? 1 : 0];
-    size_t byte = v4 ? 12 : 0;
-    for (size_t bits = prefix.length - 8 * byte; bits > 0; ++byte) {
-      uint16_t* block = Split(*step);
-      if (block == nullptr) return;
-      step = &block[bytes[byte]];
-      if (bits < 8) {
-        std::fill_n(step, size_t{1} << (8 - bits), static_cast<uint16_t>(number));
-        return;
-      }
-      bits -= 8;
-    }
-    *step = static_cast<uint16_t>(number);
-  }
-
- private:
-  // The block behind `step`; null where the trie has to be asked.
-  uint16_t* Split(uint16_t& step) {
-    if (step == TPX_STEP_TRIE) return nullptr;
-    if ((step & TPX_STEP_BLOCK) == 0) {
-      if (next_ == end_) {
-        step = TPX_STEP_TRIE;
-        return nullptr;
-      }
-      std::fill_n(tables_.block[next_], 256, step);
-      step = TPX_STEP_BLOCK | next_++;
-    }
-    return tables_.block[step & ~TPX_STEP_BLOCK];
-  }
-
-  tpx_tables& tables_;
-  uint16_t (&root_)[2];
-  uint16_t next_, end_;
-};
 
 }  // namespace
 
@@ -288,7 +142,7 @@ absl::StatusOr<CompiledPolicy> Compile(const Policy& policy) {
   if (policy.rules.empty() || !unlimited(policy.rules.back())) {
     return absl::InvalidArgumentError("the last rule of the policy does not match everything");
   }
-  CompiledPolicy compiled{.tables = std::make_unique<tpx_tables>(), .prefixes = {}};
+  CompiledPolicy compiled{.tables = std::make_unique<tpx_tables>(), .pages = {}, .address_classes = {}};
   tpx_tables& tables = *compiled.tables;
   tables.n_rules = static_cast<uint32_t>(policy.rules.size());
   Classes classes(tables);
@@ -296,25 +150,12 @@ absl::StatusOr<CompiledPolicy> Compile(const Policy& policy) {
   CompileProtocols(policy, classes, tables);
   CompilePorts(policy, &Rule::sports, classes, tables.port_class[TPX_DIM_SPORT]);
   CompilePorts(policy, &Rule::dports, classes, tables.port_class[TPX_DIM_DPORT]);
-  constexpr std::vector<Prefix> Rule::*kMembers[] = {&Rule::src, &Rule::dst};
   for (size_t dimension : {TPX_DIM_SRC, TPX_DIM_DST}) {
-    auto& prefixes = compiled.prefixes[dimension];
-    if (!CompilePrefixes(policy, kMembers[dimension], classes, tables.miss_class[dimension], prefixes)) {
-      return absl::ResourceExhaustedError(StrCat("the rules have more than TPX_MAX_PREFIXES (",
-                                                 TPX_MAX_PREFIXES, ") different ",
-                                                 dimension == TPX_DIM_SRC ? "src" : "dst", " prefixes"));
-    }
-    tables.n_prefixes[dimension] = static_cast<uint32_t>(prefixes.size());
+    TPX_RETURN_IF_ERROR(CompilePrefixes(policy, dimension, classes, compiled));
   }
   if (classes.overflowed()) {
     return absl::ResourceExhaustedError(StrCat("the rules overlap in more than TPX_MAX_CLASSES (",
                                                TPX_MAX_CLASSES, ") different ways; merge rules or sets"));
-  }
-  for (size_t dimension : {TPX_DIM_SRC, TPX_DIM_DST}) {
-    StepTable steps(tables, dimension, tables.miss_class[dimension]);
-    for (const auto& [key, number] : compiled.prefixes[dimension]) {
-      steps.Insert({IpAddr{key.addr}, static_cast<uint8_t>(key.prefixlen)}, number);
-    }
   }
   return compiled;
 }

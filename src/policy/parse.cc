@@ -17,33 +17,34 @@ struct Sections {
   tpx_action default_action = TPX_ACTION_BYPASS;
 };
 
-void ReadDocument(Diagnostics& out, const YamlNode& root, const FileReader& read_file, Config& config,
-                  Sections& sections) {
-  ReadMap(out, root, "the configuration",
-          {{.key = "version",
-            .read =
-                [&](const YamlNode& value) {
-                  bool one = value.kind == YamlNode::Kind::kInt && value.text == "1";
-                  if (!one) out.Error(value, StrCat("version: expected 1, got ", Quote(value.text)));
-                },
-            .required = true},
-           {.key = "interfaces",
-            .read = [&](const YamlNode& value) { config.interfaces = ReadInterfaces(out, value); },
-            .required = true},
-           {.key = "on_proxy_down",
-            .read = [&](const YamlNode& value) { ReadFailMode(out, value, sections.defaults.fail_mode); }},
-           {.key = "source",
-            .read = [&](const YamlNode& value) { ReadSourceMode(out, value, sections.defaults.source); }},
-           {.key = "mapping",
-            .read = [&](const YamlNode& value) { ReadMapping(out, value, sections.defaults.mapping); }},
-           {.key = "sets",
-            .read = [&](const YamlNode& value) { sections.sets = ReadSets(out, value, read_file); }},
-           {.key = "rules", .read = [&](const YamlNode& value) { sections.rules = &value; }},
-           {.key = "default",
-            .read = [&](const YamlNode& value) { ReadDefaultAction(out, value, sections.default_action); }},
-           {.key = "steering",
-            .read = [&](const YamlNode& value) { config.steering = ReadSteering(out, value); }},
-           {.key = "proxy", .read = [&](const YamlNode& value) { config.proxy = ReadProxy(out, value); }}});
+void ReadDocument(Diagnostics& out, const YamlNode& root, const FileReader& read_file,
+                  const SetProgress& progress, Config& config, Sections& sections) {
+  ReadMap(
+      out, root, "the configuration",
+      {{.key = "version",
+        .read =
+            [&](const YamlNode& value) {
+              bool one = value.kind == YamlNode::Kind::kInt && value.text == "1";
+              if (!one) out.Error(value, StrCat("version: expected 1, got ", Quote(value.text)));
+            },
+        .required = true},
+       {.key = "interfaces",
+        .read = [&](const YamlNode& value) { config.interfaces = ReadInterfaces(out, value); },
+        .required = true},
+       {.key = "on_proxy_down",
+        .read = [&](const YamlNode& value) { ReadFailMode(out, value, sections.defaults.fail_mode); }},
+       {.key = "source",
+        .read = [&](const YamlNode& value) { ReadSourceMode(out, value, sections.defaults.source); }},
+       {.key = "mapping",
+        .read = [&](const YamlNode& value) { ReadMapping(out, value, sections.defaults.mapping); }},
+       {.key = "sets",
+        .read = [&](const YamlNode& value) { sections.sets = ReadSets(out, value, read_file, progress); }},
+       {.key = "rules", .read = [&](const YamlNode& value) { sections.rules = &value; }},
+       {.key = "default",
+        .read = [&](const YamlNode& value) { ReadDefaultAction(out, value, sections.default_action); }},
+       {.key = "steering",
+        .read = [&](const YamlNode& value) { config.steering = ReadSteering(out, value); }},
+       {.key = "proxy", .read = [&](const YamlNode& value) { config.proxy = ReadProxy(out, value); }}});
 }
 
 // The limits of the tables, and rules that can never match.
@@ -64,7 +65,8 @@ void CheckCompiled(Diagnostics& out, const YamlNode& at, const Policy& policy) {
 
 }  // namespace
 
-ParseResult ParseConfig(std::string_view text, std::string_view file, const FileReader& read_file) {
+ParseResult ParseConfig(std::string_view text, std::string_view file, const FileReader& read_file,
+                        const SetProgress& progress) {
   ParseResult result;
   Diagnostics out(file, result);
   if (text.size() > kMaxConfigBytes) {
@@ -77,7 +79,7 @@ ParseResult ParseConfig(std::string_view text, std::string_view file, const File
     return result;
   }
   Sections sections;
-  ReadDocument(out, tree.root(), read_file, result.config, sections);
+  ReadDocument(out, tree.root(), read_file, progress, result.config, sections);
   std::vector<Rule>& rules = result.config.policy.rules;
   if (sections.rules != nullptr) rules = ReadRules(out, *sections.rules, sections.sets, sections.defaults);
   AppendDefault(rules, sections.default_action, sections.defaults);

@@ -6,6 +6,7 @@
 
 #include "absl/strings/ascii.h"
 #include "policy/match.h"
+#include "tpx/policy/prefix_list.h"
 
 namespace tpx::policy {
 namespace {
@@ -64,8 +65,7 @@ void ReadPrefixes(Diagnostics& out, const YamlNode& node, std::string_view what,
       out.Error(*item, StrCat("unknown set ", Quote(*text), Suggestion(*text, names)));
     }
   }
-  std::sort(prefixes.begin(), prefixes.end());
-  prefixes.erase(std::unique(prefixes.begin(), prefixes.end()), prefixes.end());
+  MergePrefixes(prefixes);
 }
 
 struct PlacedRange {

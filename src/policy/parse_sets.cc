@@ -1,15 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
-#include <algorithm>
-
 #include "absl/strings/ascii.h"
 #include "policy/sections.h"
+#include "tpx/policy/prefix_list.h"
 
 namespace tpx::policy {
 namespace {
 
 using Kind = YamlNode::Kind;
-
-constexpr std::string_view kBlanks = " \t\r\v\f";
 
 void TooMany(Diagnostics& out, const YamlNode& at, std::string_view name) {
   out.Error(at, StrCat("set ", Quote(name), " has more than ", TPX_MAX_PREFIXES, " prefixes"));
@@ -33,7 +30,7 @@ std::vector<Prefix> ReadInline(Diagnostics& out, const YamlNode& node, std::stri
 }
 
 std::vector<Prefix> ReadFile(Diagnostics& out, const YamlNode& node, std::string_view name,
-                             const FileReader& read_file) {
+                             const FileReader& read_file, const SetProgress& progress) {
   std::vector<Prefix> prefixes;
   std::optional<std::string> path = ReadString(out, node, "file");
   if (!path) return prefixes;
@@ -49,25 +46,13 @@ std::vector<Prefix> ReadFile(Diagnostics& out, const YamlNode& node, std::string
               StrCat("the file of set ", Quote(name), " is larger than ", kMaxSetFileBytes >> 20, " MiB"));
     return prefixes;
   }
-  std::string_view rest = *text;
-  for (int line = 1; !rest.empty() && !out.full(); ++line) {
-    std::string_view content = rest.substr(0, rest.find('\n'));
-    rest.remove_prefix(std::min(rest.size(), content.size() + 1));
-    content = content.substr(0, content.find('#'));
-    size_t begin = content.find_first_not_of(kBlanks);
-    if (begin == content.npos) continue;
-    content = content.substr(begin, content.find_last_not_of(kBlanks) + 1 - begin);
-    absl::StatusOr<Prefix> prefix = Prefix::Parse(content);
-    if (!prefix.ok()) {
-      out.Error({*path, line, static_cast<int>(begin) + 1, std::string(prefix.status().message())});
-    } else if (prefixes.size() == TPX_MAX_PREFIXES) {
-      TooMany(out, node, name);
-      break;
-    } else {
-      prefixes.push_back(*prefix);
-    }
-  }
-  return prefixes;
+  const std::string place = out.Beside(*path);
+  PrefixListReader reader{.on_error = [&](int line, int column, std::string message) {
+    out.Error({place, line, column, std::move(message)});
+    return !out.full();
+  }};
+  if (progress) reader.on_progress = [&](size_t bytes) { progress(place, bytes, text->size()); };
+  return ParsePrefixList(*text, TPX_MAX_PREFIXES, reader);
 }
 
 // A name that could be an address, or a plain number, would be ambiguous in a rule.
@@ -77,7 +62,8 @@ bool IsSetName(std::string_view name) {
 
 }  // namespace
 
-Sets ReadSets(Diagnostics& out, const YamlNode& node, const FileReader& read_file) {
+Sets ReadSets(Diagnostics& out, const YamlNode& node, const FileReader& read_file,
+              const SetProgress& progress) {
   Sets sets;
   size_t total = 0;
   if (!CheckMap(out, node, "sets")) return sets;
@@ -95,16 +81,17 @@ Sets ReadSets(Diagnostics& out, const YamlNode& node, const FileReader& read_fil
     if (value.kind == Kind::kList) {
       prefixes = ReadInline(out, value, key.text);
     } else if (value.kind == Kind::kMap) {
-      ReadMap(out, value, StrCat("set ", Quote(key.text)),
-              {{.key = "file",
-                .read = [&](const YamlNode& path) { prefixes = ReadFile(out, path, key.text, read_file); },
-                .required = true}});
+      ReadMap(
+          out, value, StrCat("set ", Quote(key.text)),
+          {{.key = "file",
+            .read =
+                [&](const YamlNode& path) { prefixes = ReadFile(out, path, key.text, read_file, progress); },
+            .required = true}});
     } else {
       out.Error(value, StrCat("set ", Quote(key.text), ": expected a list of prefixes or {file: path}, got ",
                               KindName(value.kind)));
     }
-    std::sort(prefixes.begin(), prefixes.end());
-    prefixes.erase(std::unique(prefixes.begin(), prefixes.end()), prefixes.end());
+    MergePrefixes(prefixes);
     if (prefixes.empty() && out.errors() == errors_before) {
       out.Warn(key.line, key.column, StrCat("set ", Quote(key.text), " is empty: it matches nothing"));
     }

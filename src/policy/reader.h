@@ -28,6 +28,10 @@ class Diagnostics {
   void Warn(int line, int column, std::string message) {
     Add(out_.warnings, {file_, line, column, std::move(message)});
   }
+  // The name that a file has in messages which the configuration names by `path`.
+  std::string Beside(const std::string& path) const {
+    return path.starts_with('/') ? path : file_.substr(0, file_.rfind('/') + 1) + path;
+  }
   size_t errors() const { return out_.errors.size(); }
   bool full() const { return errors() >= kMaxErrors; }
 

@@ -12,7 +12,7 @@
 // The parts of the file, one reader each; parse.cc puts them together.
 namespace tpx::policy {
 
-// Prefixes of each set, sorted and distinct.
+// Prefixes of each set, merged.
 using Sets = std::map<std::string, std::vector<Prefix>, std::less<>>;
 
 // Of all sets together, and of all rules together, where a set counts once for
@@ -27,7 +27,8 @@ struct RuleDefaults {
 };
 
 Interfaces ReadInterfaces(Diagnostics& out, const YamlNode& node);
-Sets ReadSets(Diagnostics& out, const YamlNode& node, const FileReader& read_file);
+Sets ReadSets(Diagnostics& out, const YamlNode& node, const FileReader& read_file,
+              const SetProgress& progress);
 void ReadFailMode(Diagnostics& out, const YamlNode& node, tpx_fail_mode& mode);
 void ReadSourceMode(Diagnostics& out, const YamlNode& node, tpx_source_mode& source);
 void ReadMapping(Diagnostics& out, const YamlNode& node, tpx_mapping& mapping);

@@ -1,12 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 #include <bit>
 
+#include "policy/classes.h"
 #include "tpx/policy/compile.h"
 
 namespace tpx::policy {
 namespace {
-
-bool HasBit(const tpx_bits& bits, size_t rule) { return (bits.word[rule / 64] >> (rule % 64) & 1) != 0; }
 
 // For each rule, the rules that accept all that it accepts in the dimensions seen
 // so far: those that are in every class it is in.
@@ -57,14 +56,7 @@ std::vector<Shadowed> FindShadowed(const CompiledPolicy& compiled) {
     classes.assign(TPX_MAX_CLASSES, false);
     for (uint16_t number : tables.port_class[dimension]) classes[number] = true;
     supersets.Restrict(classes);
-    classes.assign(TPX_MAX_CLASSES, false);
-    bool always_hit = false;  // a prefix of length 0 leaves nothing to the miss class
-    for (const auto& [key, number] : compiled.prefixes[dimension]) {
-      classes[number] = true;
-      always_hit = always_hit || key.prefixlen == 0;
-    }
-    if (!always_hit) classes[tables.miss_class[dimension]] = true;
-    supersets.Restrict(classes);
+    supersets.Restrict(compiled.address_classes[dimension]);
   }
   std::vector<Shadowed> shadowed;
   for (size_t rule = 0; rule < tables.n_rules; ++rule) {

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <atomic>
 #include <chrono>
+#include <cstdio>
 #include <thread>
 
 #include "support/packet_fixture.h"
@@ -22,10 +23,18 @@ class Generation : public FamilyTest {
   }
   const char* before_server() const { return v4() ? "198.51.100.1" : "2001:db8:2::1"; }
 
-  // As where the blocks ran out: prefixes and tables are two lookups then.
-  static policy::CompiledPolicy CompiledForTrie(const policy::Policy& policy) {
+  // With so many prefixes that pages and tables are two lookups.
+  policy::CompiledPolicy CompiledForSearch(policy::Policy policy) const {
+    policy::Rule many = RuleFor({}, TPX_ACTION_BYPASS);
+    for (uint32_t i = 0; i < TPX_MAX_BLOCKS; ++i) {
+      char text[64];
+      v4() ? std::snprintf(text, sizeof(text), "10.%u.%u.7", i / 256, i % 256)
+           : std::snprintf(text, sizeof(text), "2001:db8:ff:%x::7", i);
+      many.dst.push_back(*Prefix::Parse(text));
+    }
+    policy.rules.insert(policy.rules.end() - 1, many);
     policy::CompiledPolicy compiled = *policy::Compile(policy);
-    for (auto& dimension : compiled.tables->root) std::fill_n(dimension, 2, uint16_t{TPX_STEP_TRIE});
+    EXPECT_EQ(compiled.tables->root[TPX_DIM_DST][v4() ? 1 : 0], TPX_STEP_SEARCH);
     return compiled;
   }
 
@@ -39,11 +48,11 @@ class Generation : public FamilyTest {
 TPX_BOTH_FAMILIES(Generation);
 
 TEST_P(Generation, AMixOfTheTwoPoliciesWouldBeSeen) {
-  auto a = CompiledForTrie(A()), b = CompiledForTrie(B());
+  auto a = CompiledForSearch(A()), b = CompiledForSearch(B());
   runner().Fill(a, 1);
   runner().Flip(1);
   EXPECT_EQ(Lan(SynTo(kProxied)), Leaves(TPX_R_RULE_DROP));
-  std::swap(a.prefixes, b.prefixes);
+  std::swap(a.pages, b.pages);
   runner().Fill(a, 2);
   runner().Flip(2);
   EXPECT_NE(Lan(SynTo(kProxied)), Leaves(TPX_R_RULE_DROP));
@@ -53,7 +62,7 @@ TEST_P(Generation, AMixOfTheTwoPoliciesWouldBeSeen) {
 }
 
 TEST_P(Generation, NoPacketSeesAMixWhileGenerationsFollowOneAnother) {
-  auto a = CompiledForTrie(A()), b = CompiledForTrie(B());
+  auto a = CompiledForSearch(A()), b = CompiledForSearch(B());
   runner().Fill(a, 1);
   runner().Flip(1);
   std::atomic<bool> stop{false};

@@ -199,7 +199,7 @@ TEST_F(Oracle, ProgramsAgreeWithAPlainReadingOfTheRules) {
   }
 }
 
-TEST_F(Oracle, PrefixesBeyondTheBlocksAreFoundInTheTrie) {
+TEST_F(Oracle, PrefixesBeyondTheBlocksAreFoundInThePages) {
   // Each needs a block of its own: more than there are, for either address.
   Dice dice(7);
   constexpr uint32_t kPrefixes = TPX_MAX_BLOCKS;

@@ -150,15 +150,17 @@ void ProgRunner::Fill(const policy::CompiledPolicy& compiled, uint32_t generatio
   }
   TPX_PCHECK(bpf_map_update_elem(tables.get(), &zero, compiled.tables.get(), BPF_ANY) == 0);
   for (uint32_t dimension : {TPX_DIM_SRC, TPX_DIM_DST}) {
-    LIBBPF_OPTS(bpf_map_create_opts, options, .map_flags = BPF_F_NO_PREALLOC);
-    UniqueFd trie(bpf_map_create(BPF_MAP_TYPE_LPM_TRIE, "t_prefixes", sizeof(tpx_prefix_key),
-                                 sizeof(uint32_t), TPX_MAX_PREFIXES, &options));
-    TPX_PCHECK(trie.get() >= 0);
-    for (const auto& [key, value] : compiled.prefixes[dimension]) {
-      TPX_PCHECK(bpf_map_update_elem(trie.get(), &key, &value, BPF_ANY) == 0);
+    LIBBPF_OPTS(bpf_map_create_opts, options, .map_flags = BPF_F_INNER_MAP);
+    const auto& content = compiled.pages[dimension];
+    const auto size = static_cast<uint32_t>(std::max<size_t>(1, content.size()));
+    UniqueFd pages(
+        bpf_map_create(BPF_MAP_TYPE_ARRAY, "t_pages", sizeof(uint32_t), sizeof(tpx_page), size, &options));
+    TPX_PCHECK(pages.get() >= 0);
+    for (uint32_t i = 0; i < content.size(); ++i) {
+      TPX_PCHECK(bpf_map_update_elem(pages.get(), &i, &content[i], BPF_ANY) == 0);
     }
     uint32_t index = slot * 2 + dimension;
-    int fd = trie.get();
+    int fd = pages.get();
     TPX_PCHECK(bpf_map_update_elem(bpf_map__fd(skeleton_->maps.tpx_prefixes), &index, &fd, BPF_ANY) == 0);
   }
   int fd = tables.get();

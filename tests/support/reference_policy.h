@@ -5,9 +5,9 @@
 #include <netinet/in.h>
 
 #include <algorithm>
+#include <array>
 #include <bit>
 #include <cstring>
-#include <map>
 #include <vector>
 
 #include "tpx/base/address.h"
@@ -57,17 +57,13 @@ inline size_t FirstMatch(const Policy& policy, const TestFlow& flow) {
   return rule;
 }
 
-// Evaluates the compiled tables as the kernel side does: longest prefix, AND of
-// the classes' sets word by word under the AND of the summaries, lowest bit.
+// Evaluates the compiled tables as the kernel side does: blocks, else pages, to the
+// classes of the addresses; AND of the classes' sets word by word under the AND of
+// the summaries, lowest bit.
 class TableInterpreter {
  public:
-  explicit TableInterpreter(const CompiledPolicy& compiled) : tables_(*compiled.tables) {
-    for (size_t dimension : {0, 1}) {
-      for (const auto& [key, number] : compiled.prefixes[dimension]) {
-        tries_[dimension][key.prefixlen][IpAddr{key.addr}] = number;
-      }
-    }
-  }
+  explicit TableInterpreter(const CompiledPolicy& compiled)
+      : tables_(*compiled.tables), pages_{&compiled.pages[0], &compiled.pages[1]} {}
 
   // Index of the rule; n_rules if there is none.
   size_t Evaluate(const TestFlow& flow) const {
@@ -90,20 +86,45 @@ class TableInterpreter {
   const tpx_bits* Set(uint32_t number) const { return &tables_.bits[number]; }
 
   uint32_t PrefixClass(size_t dimension, const IpAddr& address) const {
-    if (tables_.n_prefixes[dimension] == 0) return tables_.miss_class[dimension];
-    for (const auto& [length, entries] : tries_[dimension]) {
-      IpAddr masked = address;
-      for (unsigned i = 0; i < 4; ++i) {
-        unsigned kept = length <= 32 * i ? 0 : std::min(32u, length - 32 * i);
-        masked.raw.w[i] &= kept == 0 ? 0 : htonl(~uint32_t{0} << (32 - kept));
-      }
-      if (auto entry = entries.find(masked); entry != entries.end()) return entry->second;
+    const bool v4 = address.is_v4();
+    const auto* bytes = reinterpret_cast<const uint8_t*>(&address.raw);
+    uint16_t step = tables_.root[dimension][v4 ? 1 : 0];
+    for (size_t byte = v4 ? 12 : 0; step != TPX_STEP_SEARCH && (step & TPX_STEP_BLOCK) != 0; ++byte)
+      step = tables_.block[step & ~TPX_STEP_BLOCK][bytes[byte]];
+    if (step != TPX_STEP_SEARCH) return step;
+    return v4 ? SearchV4(*pages_[dimension], ntohl(address.raw.w[3])) : SearchV6(dimension, address);
+  }
+
+  static uint32_t SearchV4(const std::vector<tpx_page>& pages, uint32_t address) {
+    auto word = [&pages](size_t at) { return pages.at(at / TPX_PAGE_WORDS).word[at % TPX_PAGE_WORDS]; };
+    uint32_t at = word(address >> 16);
+    if ((at & TPX_AT_TABLE) != 0) at = word(TPX_AT(at) + (address >> 8 & 255));
+    if ((at & TPX_AT_RANGES) == 0) return at;
+    uint32_t found = word(TPX_AT(at));
+    for (size_t i = 1; i < TPX_AT_COUNT(at); ++i) {
+      if (word(TPX_AT(at) + i) >> 16 <= (address & 0xffff)) found = word(TPX_AT(at) + i);
     }
-    return tables_.miss_class[dimension];
+    return found & 0xffff;
+  }
+
+  uint32_t SearchV6(size_t dimension, const IpAddr& address) const {
+    const auto& w = address.raw.w;
+    const std::array<uint64_t, 2> key = {uint64_t{ntohl(w[0])} << 32 | ntohl(w[1]),
+                                         uint64_t{ntohl(w[2])} << 32 | ntohl(w[3])};
+    uint32_t at = tables_.v6_root[dimension];
+    for (uint16_t level = 0; level < tables_.v6_levels[dimension]; ++level) {
+      tpx_v6_node node;
+      memcpy(&node, &pages_[dimension]->at(at), sizeof(node));
+      at = node.next[0];
+      for (size_t i = 1; i < TPX_V6_FANOUT; ++i) {
+        if (std::array<uint64_t, 2>{node.high[i], node.low[i]} <= key) at = node.next[i];
+      }
+    }
+    return at;
   }
 
   const tpx_tables& tables_;
-  std::map<uint32_t, std::map<IpAddr, uint32_t>, std::greater<>> tries_[2];  // by length, longest first
+  const std::vector<tpx_page>* pages_[2];
 };
 
 }  // namespace tpx::policy

@@ -4,7 +4,6 @@
 #include <cstddef>
 #include <cstdint>
 #include <memory>
-#include <utility>
 #include <vector>
 
 #include "absl/status/statusor.h"
@@ -16,14 +15,14 @@ namespace tpx::policy {
 // The content of one generation's maps; see struct tpx_tables for the scheme.
 struct CompiledPolicy {
   std::unique_ptr<tpx_tables> tables;  // generation is 0: set by whoever publishes it
-  std::vector<std::pair<tpx_prefix_key, uint32_t>> prefixes[2];  // [TPX_DIM_SRC], [TPX_DIM_DST]
+  // [TPX_DIM_SRC], [TPX_DIM_DST]:
+  std::vector<tpx_page> pages[2];        // empty where the blocks of the tables suffice
+  std::vector<bool> address_classes[2];  // by class number: some address has it
 };
 
 // Pure function: no kernel, no I/O. Fails with kResourceExhausted and the
 // limit's name when the policy has too many rules, prefixes or classes, and with
 // kInvalidArgument when its last rule does not match everything.
-//
-// A prefix is left out where the one around it has the same class already.
 absl::StatusOr<CompiledPolicy> Compile(const Policy& policy);
 
 struct Shadowed {

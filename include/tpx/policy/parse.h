@@ -30,6 +30,9 @@ struct ParseResult {
 // relative to the configuration's folder, which the reader knows.
 using FileReader = std::function<absl::StatusOr<std::string>(const std::string& path)>;
 
+// Told now and then how much of the file of a set was read, of how many bytes.
+using SetProgress = std::function<void(const std::string& file, size_t done, size_t total)>;
+
 // Limits of the input, each an error when passed.
 inline constexpr size_t kMaxConfigBytes = 4 << 20;
 inline constexpr size_t kMaxSetFileBytes = 64 << 20;
@@ -37,6 +40,7 @@ inline constexpr size_t kMaxErrors = 20;
 
 // Parses a whole configuration. Never throws; reports up to kMaxErrors errors,
 // all of them with a position. `file` is only used in messages.
-ParseResult ParseConfig(std::string_view text, std::string_view file, const FileReader& read_file);
+ParseResult ParseConfig(std::string_view text, std::string_view file, const FileReader& read_file,
+                        const SetProgress& progress = {});
 
 }  // namespace tpx::policy

@@ -41,7 +41,9 @@ TEST(Compile, PolicyOfTheDefaultAloneNeedsNoPrefixes) {
   const tpx_tables& t = *compiled.tables;
   EXPECT_EQ(t.generation, 0u);
   EXPECT_EQ(t.n_rules, 1u);
-  EXPECT_EQ(t.n_prefixes[0] + t.n_prefixes[1], 0u);
+  EXPECT_TRUE(compiled.pages[0].empty() && compiled.pages[1].empty());
+  for (const auto& dimension : t.root)
+    EXPECT_TRUE(dimension[0] < TPX_STEP_BLOCK && dimension[1] < TPX_STEP_BLOCK);
   EXPECT_EQ(t.classify_others, 1u);
   EXPECT_EQ(t.rules[0].action, TPX_ACTION_DROP);
   EXPECT_TRUE(Has(t.bits[t.miss_class[TPX_DIM_SRC]], 0));
@@ -67,8 +69,8 @@ TEST(Compile, NamesTheLimitThatIsPassed) {
   EXPECT_TRUE(Compile(WithDefault(rules)).ok());
 
   Rule wide{.action = TPX_ACTION_DROP};
-  for (uint32_t i = 0; i <= TPX_MAX_PREFIXES; ++i) {
-    wide.dst.push_back({IpAddr{.raw = {{htonl(0x20010db8), htonl(i), 0, 0}}}, 64});
+  for (uint32_t i = 0; i <= TPX_MAX_PREFIXES; ++i) {  // neighbours would be one range
+    wide.dst.push_back({IpAddr{.raw = {{htonl(0x20010db8), htonl(2 * i), 0, 0}}}, 64});
   }
   EXPECT_THAT(std::string(Compile(WithDefault({wide})).status().message()), HasSubstr("TPX_MAX_PREFIXES"));
   wide.dst.pop_back();
@@ -159,18 +161,37 @@ TEST(Compile, AllOfIpv6IsNotIpv4) {
   CompiledPolicy compiled =
       Compiled(WithDefault({Rule{.dst = {Net("::/0")}, .action = TPX_ACTION_DROP},
                             Rule{.dst = {Net("192.0.2.0/24")}, .action = TPX_ACTION_REJECT}}));
-  EXPECT_EQ(compiled.tables->n_prefixes[TPX_DIM_DST], 3u);
   TableInterpreter tables(compiled);
   EXPECT_EQ(tables.Evaluate({.dst = Address("2001:db8::1")}), 0u);
   EXPECT_EQ(tables.Evaluate({.dst = Address("192.0.2.1")}), 1u);
   EXPECT_EQ(tables.Evaluate({.dst = Address("198.51.100.1")}), 2u);
 }
 
-TEST(Compile, LeavesOutPrefixesThatChangeNothing) {
+TEST(Compile, PrefixesThatChangeNothingCostNothing) {
   Rule rule{.src = {Net("10.0.0.0/8"), Net("10.1.0.0/16"), Net("10.1.2.0/24")}, .action = TPX_ACTION_DROP};
   CompiledPolicy compiled = Compiled(WithDefault({rule}));
-  EXPECT_EQ(compiled.tables->n_prefixes[TPX_DIM_SRC], 1u);
+  const tpx_tables& t = *compiled.tables;
+  const uint16_t root = t.root[TPX_DIM_SRC][1];
+  ASSERT_NE(root & TPX_STEP_BLOCK, 0);
+  for (uint16_t step : t.block[root & ~TPX_STEP_BLOCK]) EXPECT_EQ(step & TPX_STEP_BLOCK, 0);
   EXPECT_EQ(TableInterpreter(compiled).Evaluate({.src = Address("10.1.2.3")}), 0u);
+}
+
+TEST(Compile, AFamilyThatNeedsTooManyBlocksLeavesThemToTheOther) {
+  Rule rule{.dst = {Net("2001:db8::/32")}, .action = TPX_ACTION_DROP};
+  for (uint32_t i = 0; i < TPX_MAX_BLOCKS / 2; ++i) {
+    rule.dst.push_back({IpAddr{.raw = {{0, 0, htonl(0xffff), htonl(0x0a000007 + (i << 8))}}}, 128});
+  }
+  CompiledPolicy compiled = Compiled(WithDefault({rule}));
+  const auto& root = compiled.tables->root[TPX_DIM_DST];
+  EXPECT_EQ(root[1], TPX_STEP_SEARCH);
+  EXPECT_NE(root[0], TPX_STEP_SEARCH);
+  EXPECT_TRUE(compiled.pages[TPX_DIM_SRC].empty());
+  TableInterpreter tables(compiled);
+  for (const char* dst : {"2001:db8::1", "10.0.0.7", "10.7.255.7"})
+    EXPECT_EQ(tables.Evaluate({.dst = Address(dst)}), 0u) << dst;
+  for (const char* dst : {"2001:db9::1", "10.0.0.6", "10.0.0.8", "10.8.0.7", "0.0.0.0", "255.255.255.255"})
+    EXPECT_EQ(tables.Evaluate({.dst = Address(dst)}), 1u) << dst;
 }
 
 TEST(Compile, SharesSetsBetweenDimensions) {
@@ -178,7 +199,9 @@ TEST(Compile, SharesSetsBetweenDimensions) {
   CompiledPolicy compiled = Compiled(WithDefault({rule}));
   const tpx_tables& t = *compiled.tables;
   EXPECT_EQ(t.miss_class[TPX_DIM_SRC], t.miss_class[TPX_DIM_DST]);
-  EXPECT_EQ(compiled.prefixes[TPX_DIM_SRC][0].second, t.proto_class[IPPROTO_TCP]);
+  const uint16_t root = t.root[TPX_DIM_SRC][1];
+  ASSERT_NE(root & TPX_STEP_BLOCK, 0);
+  EXPECT_EQ(t.block[root & ~TPX_STEP_BLOCK][10], t.proto_class[IPPROTO_TCP]);
   for (const tpx_bits& bits : t.bits) ExpectSummaryFits(bits);
 }
 
@@ -194,7 +217,7 @@ TEST(Compile, TakesAThousandRulesAndAHundredThousandPrefixes) {
   }
   Policy policy = WithDefault(std::move(rules));
   CompiledPolicy compiled = Compiled(policy);
-  EXPECT_GT(compiled.tables->n_prefixes[TPX_DIM_DST], 90'000u);
+  EXPECT_EQ(compiled.tables->root[TPX_DIM_DST][1], TPX_STEP_SEARCH);
   TableInterpreter tables(compiled);
   for (size_t i = 0; i < 1000; i += 97) {
     TestFlow flow{.dst = policy.rules[i].dst[0].addr};

@@ -23,7 +23,8 @@ TEST_P(GoodConfig, IsAcceptedAndCompiles) {
   ParseResult result = ParseFile(GetParam());
   EXPECT_TRUE(result.ok()) << AllText(result.errors);
   EXPECT_TRUE(Compile(result.config.policy).ok());
-  bool warns = GetParam().stem() == "empty-set" || GetParam().stem() == "shadowed";
+  bool warns = GetParam().stem() == "empty-set" || GetParam().stem() == "empty-set-file" ||
+               GetParam().stem() == "shadowed";
   EXPECT_EQ(result.warnings.size(), warns ? 1u : 0u) << AllText(result.warnings);
 }
 

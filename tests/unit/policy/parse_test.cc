@@ -243,7 +243,7 @@ TEST(ParseConfig, SetFilesHaveTheirOwnPlaces) {
                                      return content;
                                    });
   EXPECT_EQ(AllText(result.errors),
-            "lists/a.txt:6:1: 'x y' is not an address or prefix\n"
+            "lists/a.txt:6:1: 'x' is not an address or prefix\n"
             "lists/a.txt:7:1: prefix length of '::1/129' is not a number from 0 to 128\n");
 }
 
