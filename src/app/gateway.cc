@@ -6,6 +6,7 @@
 #include <pthread.h>
 #include <sched.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <chrono>
 #include <future>
@@ -111,6 +112,7 @@ DescriptorBudget Gateway::FitLimits(uint32_t workers) {
   const uint64_t wanted = bounded ? DescriptorsFor(wishes) : 0;
   const uint64_t limit = sys::RaiseDescriptorLimit(wanted);
   const DescriptorBudget budget = DivideDescriptors(limit, wishes);
+  sys::ReserveDescriptorTable(std::min(limit, bounded ? wanted : limit));
   if (budget.lowered)
     LogWarning("the descriptor limit is ", limit, " and cannot be raised to ", DescriptorsFor(wishes),
                ": the session limits are lowered to ", budget.sessions * workers, " (TCP) and ",

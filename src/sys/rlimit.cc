@@ -1,7 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "tpx/sys/rlimit.h"
 
+#include <fcntl.h>
 #include <sys/resource.h>
+
+#include <algorithm>
+
+#include "tpx/base/unique_fd.h"
 
 namespace tpx::sys {
 
@@ -14,6 +19,13 @@ uint64_t RaiseDescriptorLimit(uint64_t wanted) {
   }
   const rlimit full{now.rlim_max, now.rlim_max};
   return setrlimit(RLIMIT_NOFILE, &full) == 0 ? full.rlim_cur : now.rlim_cur;
+}
+
+void ReserveDescriptorTable(uint64_t count) {
+  constexpr uint64_t kMost = 262'144;
+  const UniqueFd any(open("/", O_PATH | O_CLOEXEC));
+  if (!any || count == 0) return;
+  const UniqueFd last(fcntl(any.get(), F_DUPFD_CLOEXEC, static_cast<int>(std::min(count, kMost) - 1)));
 }
 
 }  // namespace tpx::sys

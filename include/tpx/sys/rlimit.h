@@ -10,4 +10,10 @@ namespace tpx::sys {
 // that is in force afterwards; a refusal is no error.
 uint64_t RaiseDescriptorLimit(uint64_t wanted);
 
+// Has the kernel make the process's table of descriptors large enough for
+// `count` of them, at most 262,144 (2 MB). It grows by doubling, and where threads
+// share it each time waits for an RCU grace period, 10 ms and more during which a
+// thread that opens something stands still. To be called before there are threads.
+void ReserveDescriptorTable(uint64_t count);
+
 }  // namespace tpx::sys
