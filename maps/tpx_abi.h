@@ -14,7 +14,7 @@
 
 #include <linux/types.h>
 
-#define TPX_ABI_VERSION 5
+#define TPX_ABI_VERSION 6
 
 #define TPX_SIZE(type, size) _Static_assert(sizeof(type) == (size), #type)
 #ifdef __cplusplus
@@ -40,6 +40,8 @@ extern "C" {
 #define TPX_SLOTS 2 /* generations kept: the live one and the one being filled */
 #define TPX_HANDOFF_SLOTS 256
 #define TPX_MAX_DEVICES 1024
+#define TPX_MAX_ATTRIBUTES 16384 /* values of all kinds that the rules of one generation name, devices included */
+#define TPX_MAX_MARKS 8          /* different pairs of value and mask in one generation */
 
 /* ---- verdicts ---------------------------------------------------------- */
 
@@ -135,18 +137,19 @@ struct tpx_verdict {
   __u8 mapping;         /* enum tpx_mapping */
   __u8 worker;          /* chosen worker, where action is proxy or redirect */
   __u8 fragmentable;    /* UDP over IPv4: the flow's last datagram may be fragmented on its way */
-  __u16 device;         /* UDP: lower half of the index of the device that the flow came in by */
+  __u8 pad[2];
+  __u32 device;         /* UDP: index of the device that the flow came in by */
   __u32 seen_s;         /* CLOCK_MONOTONIC; where the verdict is kept, in tpx_flows */
   struct tpx_target to; /* where action is redirect */
 };
-TPX_SIZE(struct tpx_verdict, 36);
+TPX_SIZE(struct tpx_verdict, 40);
 
 /* tpx_handoff: what tc decided for a SYN, for sk_lookup a moment later. */
 struct tpx_handoff {
   struct tpx_flow flow;
   struct tpx_verdict verdict;
 };
-TPX_SIZE(struct tpx_handoff, 76);
+TPX_SIZE(struct tpx_handoff, 80);
 
 /* tpx_frags: the fate of a datagram's first fragment, for the later ones; and
  * that of the last first fragment between two addresses, for those that overtake their own. */
@@ -181,6 +184,43 @@ enum tpx_effect {
  * rules for every protocol match it. */
 #define TPX_PROTO_UNKNOWN 255
 
+/*
+ * What rules may ask for besides addresses, ports and protocol: the link that a
+ * packet came by. Inner map of tpx_attributes: a hash of the values that rules
+ * name → the rules that accept them. A value that is not there has the class
+ * tpx_tables.other_class.
+ */
+enum tpx_attribute {
+  TPX_ATTR_DEVICE = 0, /* ifindex */
+  TPX_ATTR_MAC = 1,    /* source address, the first byte lowest */
+  TPX_ATTR_DSCP = 2,   /* no entries: dscp_class */
+  TPX_ATTR_MARK = 3,   /* no entries: mark_class */
+  TPX_ATTRIBUTES = 4,
+};
+
+struct tpx_attribute_key {
+  __u64 value;
+  __u32 attribute; /* enum tpx_attribute */
+  __u32 pad;
+};
+TPX_SIZE(struct tpx_attribute_key, 16);
+
+struct tpx_link {
+  __u32 ifindex;
+  __u32 mark;
+  __u8 mac[6]; /* 0 where the device has none */
+  __u8 dscp;
+  __u8 pad;
+};
+TPX_SIZE(struct tpx_link, 16);
+
+/* One pair of value and mask that rules name. */
+struct tpx_mark_match {
+  __u32 value;
+  __u32 mask;
+};
+TPX_SIZE(struct tpx_mark_match, 8);
+
 enum tpx_dimension {
   TPX_DIM_SRC = 0,
   TPX_DIM_DST = 1,
@@ -194,10 +234,12 @@ struct tpx_rule {
   __u8 fail_mode;
   __u8 source;
   __u8 mapping;
-  __u16 pad;
+  __u16 penalty_s; /* for so long a source that was too fast gets nothing at all; 0: only what is too much */
+  __u32 rate;      /* new flows a second from one source; 0: no limit */
+  __u32 burst;     /* new flows at once */
   struct tpx_target to;
 };
-TPX_SIZE(struct tpx_rule, 28);
+TPX_SIZE(struct tpx_rule, 36);
 
 /* One bit per rule; summary has one bit per non-zero word. */
 struct tpx_bits {
@@ -272,6 +314,14 @@ struct tpx_tables {
   __u32 v6_root[2];    /* page of the first node, where IPv6 is searched */
   __u16 v6_levels[2];
   __u32 classify_others; /* 1: a rule may drop or reject something that is neither TCP nor UDP */
+  __u32 asks;            /* bit per enum tpx_attribute that some rule asks for */
+  __u32 n_marks;
+  struct tpx_mark_match marks[TPX_MAX_MARKS];
+  __u16 mark_class[1 << TPX_MAX_MARKS]; /* index: bit per pair that the mark fits */
+  __u16 dscp_class[64];
+  __u16 other_class[TPX_ATTRIBUTES]; /* of values without an entry */
+  __u16 linkless_class;              /* rules that do not ask for the link; for who does not know it */
+  __u16 pad[3];
   __u16 proto_class[256];
   __u16 port_class[2][65536]; /* index: port in host byte order */
   __u16 root[2][2];           /* first step, by dimension; [1] for IPv4 */
@@ -282,7 +332,8 @@ struct tpx_tables {
   struct tpx_bits bits[TPX_MAX_CLASSES];
 };
 TPX_SIZE(struct tpx_tables,
-         32 + 512 + 262144 + 8 + TPX_MAX_BLOCKS * 512 + TPX_MAX_RULES * 28 + 2 * 136 + TPX_MAX_CLASSES * 136);
+         40 + 64 + 512 + 128 + 16 + 512 + 262144 + 8 + TPX_MAX_BLOCKS * 512 + TPX_MAX_RULES * 36 + 2 * 136 +
+             TPX_MAX_CLASSES * 136);
 
 /* ---- shared state ------------------------------------------------------ */
 

@@ -126,3 +126,18 @@ struct {
   __type(key, __u32);
   __array(values, struct tpx_pages_map);
 } tpx_prefixes SEC(".maps") __weak;
+
+/* Hashes may differ in size. */
+struct tpx_attributes_map {
+  __uint(type, BPF_MAP_TYPE_HASH);
+  __uint(max_entries, TPX_MAX_ATTRIBUTES);
+  __uint(key_size, sizeof(struct tpx_attribute_key));
+  __uint(value_size, sizeof(struct tpx_bits));
+};
+
+struct {
+  __uint(type, BPF_MAP_TYPE_ARRAY_OF_MAPS);
+  __uint(max_entries, TPX_SLOTS);
+  __type(key, __u32);
+  __array(values, struct tpx_attributes_map);
+} tpx_attributes SEC(".maps") __weak;

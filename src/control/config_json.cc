@@ -48,6 +48,22 @@ std::vector<PortRange> PortsFromJson(const json& list) {
   return ranges;
 }
 
+json MarksToJson(const std::vector<policy::MarkMatch>& marks) {
+  json list = json::array();
+  for (const policy::MarkMatch& mark : marks) list.push_back({mark.value, mark.mask});
+  return list;
+}
+
+std::vector<policy::MarkMatch> MarksFromJson(const json& list) {
+  std::vector<policy::MarkMatch> marks;
+  for (const json& item : list) marks.push_back({item.at(0).get<uint32_t>(), item.at(1).get<uint32_t>()});
+  return marks;
+}
+
+json LimitToJson(const policy::RateLimit& limit) { return {limit.per_second, limit.burst, limit.penalty_s}; }
+
+policy::RateLimit LimitFromJson(const json& j) { return {j.at(0), j.at(1), j.at(2)}; }
+
 // [] for none.
 json TargetToJson(const Endpoint& target) {
   return target.port == 0 ? json::array() : json::array({target.addr.ToString(), target.port});
@@ -67,11 +83,17 @@ json RuleToJson(const Rule& rule, std::string& lists) {
           {"dst", WritePrefixes(rule.dst, lists)},
           {"sports", PortsToJson(rule.sports)},
           {"dports", PortsToJson(rule.dports)},
+          {"interfaces", rule.interfaces},
+          {"macs", rule.macs},
+          {"dscps", rule.dscps},
+          {"marks", MarksToJson(rule.marks)},
+          {"negated", rule.negated},
           {"action", rule.action},
           {"fail_mode", rule.fail_mode},
           {"source", rule.source},
           {"mapping", rule.mapping},
           {"target", TargetToJson(rule.target)},
+          {"limit", LimitToJson(rule.limit)},
           {"matches_nothing", rule.matches_nothing},
           {"line", rule.line},
           {"column", rule.column}};
@@ -84,11 +106,17 @@ Rule RuleFromJson(const json& j, std::string_view& lists) {
           .dst = ReadPrefixes(j.at("dst"), lists),
           .sports = PortsFromJson(j.at("sports")),
           .dports = PortsFromJson(j.at("dports")),
+          .interfaces = j.at("interfaces"),
+          .macs = j.at("macs"),
+          .dscps = j.at("dscps").get<std::vector<uint8_t>>(),
+          .marks = MarksFromJson(j.at("marks")),
+          .negated = j.at("negated"),
           .action = j.at("action").get<tpx_action>(),
           .fail_mode = j.at("fail_mode").get<tpx_fail_mode>(),
           .source = j.at("source").get<tpx_source_mode>(),
           .mapping = j.at("mapping").get<tpx_mapping>(),
           .target = TargetFromJson(j.at("target")),
+          .limit = LimitFromJson(j.at("limit")),
           .matches_nothing = j.at("matches_nothing"),
           .line = j.at("line"),
           .column = j.at("column")};

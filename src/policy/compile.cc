@@ -47,7 +47,9 @@ void CompileRules(const Policy& policy, tpx_tables& tables) {
                        .fail_mode = static_cast<uint8_t>(rule.fail_mode),
                        .source = static_cast<uint8_t>(rule.source),
                        .mapping = static_cast<uint8_t>(rule.mapping),
-                       .pad = {},
+                       .penalty_s = static_cast<uint16_t>(rule.limit.penalty_s),
+                       .rate = rule.limit.per_second,
+                       .burst = rule.limit.burst,
                        .to = {.addr = rule.target.addr.raw, .port = htons(rule.target.port), .pad = {}}};
     if (CoversAllPorts(rule.sports) && CoversAllPorts(rule.dports)) SetBit(tables.portless, i);
     bool stops = rule.action == TPX_ACTION_DROP || rule.action == TPX_ACTION_REJECT;

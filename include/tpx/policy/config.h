@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include <array>
 #include <cstddef>
 #include <cstdint>
 #include <string>
@@ -19,6 +20,35 @@ struct PortRange {
   friend bool operator==(const PortRange&, const PortRange&) = default;
 };
 
+// Fits marks of which the bits in `mask` are those of `value`.
+struct MarkMatch {
+  uint32_t value = 0, mask = 0xffffffff;
+  friend bool operator==(const MarkMatch&, const MarkMatch&) = default;
+};
+
+using MacAddress = std::array<uint8_t, 6>;
+
+// The keys of a match, as bits of Rule::negated.
+enum MatchKey : uint32_t {
+  kMatchSrc = 1 << 0,
+  kMatchDst = 1 << 1,
+  kMatchSport = 1 << 2,
+  kMatchDport = 1 << 3,
+  kMatchProto = 1 << 4,
+  kMatchInterface = 1 << 5,
+  kMatchMac = 1 << 6,
+  kMatchDscp = 1 << 7,
+  kMatchMark = 1 << 8,
+};
+
+// New flows that one source may begin: an address of IPv4, a /64 of IPv6.
+struct RateLimit {
+  uint32_t per_second = 0;  // 0: no limit
+  uint32_t burst = 0;       // at once
+  uint32_t penalty_s = 0;   // a source that was too fast gets nothing for so long
+  friend bool operator==(const RateLimit&, const RateLimit&) = default;
+};
+
 // One rule, names of sets already replaced by their prefixes. An empty list in
 // a match accepts everything.
 struct Rule {
@@ -26,16 +56,27 @@ struct Rule {
   std::vector<uint8_t> protocols{};
   std::vector<Prefix> src{}, dst{};
   std::vector<PortRange> sports{}, dports{};
+  // The link that the packet came by.
+  std::vector<std::string> interfaces{};  // names or fnmatch(3) patterns
+  std::vector<MacAddress> macs{};         // of the sender
+  std::vector<uint8_t> dscps{};           // 0 to 63
+  std::vector<MarkMatch> marks{};
+  uint32_t negated = 0;  // MatchKey bits: what is listed is what is not accepted
   tpx_action action = TPX_ACTION_BYPASS;
   tpx_fail_mode fail_mode = TPX_FAIL_OPEN;
   tpx_source_mode source = TPX_SOURCE_MASQUERADE;
   tpx_mapping mapping = TPX_MAPPING_ENDPOINT_INDEPENDENT;  // of the UDP that the rule accepts
   Endpoint target{};                                       // of a redirect
+  RateLimit limit{};                                       // beyond it flows are dropped
   bool matches_nothing = false;                            // src or dst names only empty sets
   int line = 0, column = 0;  // in the file, for messages; 0 for the implicit ones
 
   // What it accepts goes to a worker; only TCP and UDP can.
   bool is_proxied() const { return action == TPX_ACTION_PROXY || action == TPX_ACTION_REDIRECT; }
+  bool negates(MatchKey key) const { return (negated & key) != 0; }
+  bool asks_for_link() const {
+    return !(interfaces.empty() && macs.empty() && dscps.empty() && marks.empty());
+  }
   friend bool operator==(const Rule&, const Rule&) = default;
 };
 

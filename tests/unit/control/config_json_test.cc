@@ -10,14 +10,20 @@ namespace {
 // field that is added does not compile here until it is given a value too.
 policy::Rule FullRule() {
   policy::Rule rule;
-  auto& [name, protocols, src, dst, sports, dports, action, fail_mode, source, mapping, target,
-         matches_nothing, line, column] = rule;
+  auto& [name, protocols, src, dst, sports, dports, interfaces, macs, dscps, marks, negated, action,
+         fail_mode, source, mapping, target, limit, matches_nothing, line, column] = rule;
   name = "w\"eb \xc3\xa4";
   protocols = {6, 17};
   src = {*Prefix::Parse("192.0.2.0/24"), *Prefix::Parse("2001:db8::/32")};
   dst = {*Prefix::Parse("::/0"), *Prefix::Parse("0.0.0.0/0")};
   sports = {{1, 2}};
   dports = {{80, 80}, {443, 65535}};
+  interfaces = {"eth1", "veth*"};
+  macs = {{0, 0x11, 0x22, 0x33, 0x44, 0xff}};
+  dscps = {0, 46};
+  marks = {{1, 0xff}, {0, 0xffffffff}};
+  negated = policy::kMatchSrc | policy::kMatchMark;
+  limit = {100, 200, 60};
   action = TPX_ACTION_REDIRECT;
   fail_mode = TPX_FAIL_RESET;
   source = TPX_SOURCE_PRESERVE;
