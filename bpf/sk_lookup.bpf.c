@@ -57,7 +57,7 @@ static __always_inline int verdict_of(const struct tpx_flow *flow, struct tpx_ve
       return 0;
     }
   }
-  return tpx_evaluate(flow, v);
+  return tpx_evaluate(flow, 0, v);
 }
 
 static __always_inline int assign(struct bpf_sk_lookup *ctx, const struct tpx_flow *flow,

@@ -59,12 +59,24 @@ static __always_inline int reason_of_verdict(const struct tpx_flow *flow, struct
   return availability == WORKER_FOUND ? TPX_R_RULE_PROXY : unavailable(v, availability);
 }
 
+/* What the policy may ask for besides the flow. */
+static __always_inline void note_link(struct __sk_buff *skb, struct packet *p) {
+  __u32 asked = asked_of_link();
+
+  if (!asked) return;
+  p->link.ifindex = skb->ifindex;
+  p->link.mark = skb->mark;
+  p->link.dscp = p->is_v6 ? (p->ip.v6.priority << 2 | p->ip.v6.flow_lbl[0] >> 6) : p->ip.v4.tos >> 2;
+  if (asked & 1 << TPX_ATTR_MAC) ctx_load_mac(skb, p->link.mac);
+}
+
 /* Asks the policy about the first packet of a flow. */
-static __noinline int judge_new_flow(const struct tpx_flow *flow, struct tpx_verdict *v, __u32 bytes) {
-  if (!flow || !v) return TPX_R_MALFORMED;
-  if (tpx_evaluate(flow, v)) return TPX_R_NO_POLICY;
-  count_at(&tpx_rule_hits, v->counter, bytes);
-  v->reason = reason_of_verdict(flow, v);
+static __noinline int judge_new_flow(struct __sk_buff *skb, struct packet *p, struct tpx_verdict *v) {
+  if (!p || !v) return TPX_R_MALFORMED;
+  note_link(skb, p);
+  if (tpx_evaluate(&p->flow, &p->link, v)) return TPX_R_NO_POLICY;
+  count_at(&tpx_rule_hits, v->counter, skb->len);
+  v->reason = reason_of_verdict(&p->flow, v);
   return v->reason;
 }
 
@@ -113,7 +125,7 @@ static __always_inline int judge_syn(struct __sk_buff *skb, struct packet *p) {
   if (is_martian(&p->flow)) return TPX_R_MARTIAN;
   owner = tcp_owner(skb, &p->flow);
   if (owner == OWNED_BY_SOCKET) return judge_owned(skb, p);
-  reason = judge_new_flow(&p->flow, &v, skb->len);
+  reason = judge_new_flow(skb, p, &v);
   if (effect_of(reason) == TPX_EFFECT_STEER) hand_off(&p->flow, &v);
   if (p->tcp.fin || p->tcp.rst) {
     /* Some stacks take these for a SYN; the classes that matter must not leak them. */
@@ -125,6 +137,17 @@ static __always_inline int judge_syn(struct __sk_buff *skb, struct packet *p) {
     bpf_map_delete_elem(&tpx_flows, &p->flow);
   }
   return reason;
+}
+
+/* Nothing is left of what was decided for the SYN, and sk_lookup does not know the link. */
+static __noinline int hand_off_cookie(struct __sk_buff *skb, struct packet *p) {
+  struct tpx_verdict v = {};
+
+  if (!p || !asked_of_link()) return 0;
+  note_link(skb, p);
+  if (!tpx_evaluate(&p->flow, &p->link, &v)) v.reason = reason_of_verdict(&p->flow, &v);
+  if (effect_of(v.reason) == TPX_EFFECT_STEER) hand_off(&p->flow, &v);
+  return 0;
 }
 
 static __always_inline int judge_tcp(struct __sk_buff *skb, struct packet *p, int from_lan) {
@@ -144,7 +167,9 @@ static __always_inline int judge_tcp(struct __sk_buff *skb, struct packet *p, in
   }
   if (owner != OWNED_BY_NONE) return judge_owned(skb, p);
   if (!from_lan) return TPX_R_WAN;
-  return is_valid_cookie(p) ? TPX_R_COOKIE : TPX_R_DIRECT;
+  if (!is_valid_cookie(p)) return TPX_R_DIRECT;
+  hand_off_cookie(skb, p);
+  return TPX_R_COOKIE;
 }
 
 #define NOT_AN_ANSWER (-1)
@@ -191,7 +216,7 @@ static __noinline int judge_new_datagram(struct __sk_buff *skb, struct packet *p
   if (is_martian(&p->flow)) return TPX_R_MARTIAN;
   reason = judge_answer(skb, p, &v);
   if (reason == NOT_AN_ANSWER) {
-    reason = judge_new_flow(&p->flow, &v, skb->len);
+    reason = judge_new_flow(skb, p, &v);
     if (reason == TPX_R_NO_POLICY) return reason;
     if (effect_of(reason) != TPX_EFFECT_STEER && effect_of(reason) != TPX_EFFECT_PASS) return reason;
     if (is_transparent(&v) && udp_owner(skb, &p->flow, tpx_own_mark) == OWNED_BY_SOCKET) {
@@ -286,12 +311,12 @@ static __noinline int remembered_fate(struct packet *p, int *ahead) {
 }
 
 /* Where a datagram would go whatever its ports. Of TCP only the socket table knows. */
-static __noinline int portless_fate(const struct tpx_flow *flow) {
+static __noinline int portless_fate(const struct packet *p) {
   struct tpx_verdict v = {};
 
-  if (!flow || flow->proto != IPPROTO_UDP) return FATE_UNKNOWN;
-  if (tpx_eval_portless(flow, &v) || !is_proxied(v.action)) return FATE_UNKNOWN;
-  return effect_of(reason_of_verdict(flow, &v));
+  if (!p || p->flow.proto != IPPROTO_UDP) return FATE_UNKNOWN;
+  if (tpx_eval_portless(&p->flow, &p->link, &v) || !is_proxied(v.action)) return FATE_UNKNOWN;
+  return effect_of(reason_of_verdict(&p->flow, &v));
 }
 
 /* Later fragments share the first one's fate; without it, what the rules might say decides. */
@@ -300,11 +325,11 @@ static __noinline int judge_later_fragment(struct packet *p, int from_lan) {
 
   if (!p) return TPX_R_MALFORMED;
   fate = remembered_fate(p, &ahead);
-  if (fate == FATE_UNKNOWN && from_lan) fate = portless_fate(&p->flow);
+  if (fate == FATE_UNKNOWN && from_lan) fate = portless_fate(p);
   if (fate == TPX_EFFECT_STEER) return ahead ? TPX_R_FRAG_AHEAD : TPX_R_FRAG_STEERED;
   if (fate == TPX_EFFECT_PASS) return TPX_R_FRAG_PASSED;
   if (fate != FATE_UNKNOWN) return TPX_R_FRAG_DROPPED;
-  return from_lan && tpx_may_be_denied(&p->flow) ? TPX_R_FRAG_DROPPED : TPX_R_FRAG_PASSED;
+  return from_lan && tpx_may_be_denied(&p->flow, &p->link) ? TPX_R_FRAG_DROPPED : TPX_R_FRAG_PASSED;
 }
 
 static __noinline int remember_fragment(struct packet *p, int reason) {
@@ -321,17 +346,22 @@ static __noinline int remember_fragment(struct packet *p, int reason) {
 }
 
 static __always_inline int judge_opaque(struct packet *p, int from_lan) {
-  int denied = from_lan && tpx_may_be_denied(&p->flow);
+  int denied = from_lan && tpx_may_be_denied(&p->flow, &p->link);
 
   if (p->first_fragment) return denied ? TPX_R_FRAG_DROPPED : TPX_R_FRAG_PASSED;
   return denied ? TPX_R_HEADERS_DROPPED : TPX_R_HEADERS_PASSED;
+}
+
+static __always_inline int judge_portless(struct __sk_buff *skb, struct packet *p, int from_lan) {
+  if (from_lan) note_link(skb, p);
+  return p->kind == PACKET_LATER_FRAGMENT ? judge_later_fragment(p, from_lan) : judge_opaque(p, from_lan);
 }
 
 static __always_inline int judge_other(struct __sk_buff *skb, struct packet *p, int from_lan) {
   struct tpx_verdict v = {};
 
   if (!from_lan || !concerns_other_protocols()) return TPX_R_OTHER_PROTOCOL;
-  return refuse(skb, p, judge_new_flow(&p->flow, &v, skb->len));
+  return refuse(skb, p, judge_new_flow(skb, p, &v));
 }
 
 /*
@@ -371,10 +401,8 @@ static __always_inline int judge(struct __sk_buff *skb, struct packet *p, int fr
     reason = judge_tcp(skb, p, from_lan);
   else if (p->kind == PACKET_UDP)
     reason = judge_udp(skb, p, from_lan);
-  else if (p->kind == PACKET_LATER_FRAGMENT)
-    return judge_later_fragment(p, from_lan);
-  else if (p->kind == PACKET_OPAQUE)
-    return judge_opaque(p, from_lan);
+  else if (p->kind == PACKET_LATER_FRAGMENT || p->kind == PACKET_OPAQUE)
+    return judge_portless(skb, p, from_lan);
   else
     reason = judge_other(skb, p, from_lan);
   if (p->first_fragment) remember_fragment(p, reason);

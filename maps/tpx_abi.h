@@ -315,24 +315,23 @@ struct tpx_tables {
   __u16 v6_levels[2];
   __u32 classify_others; /* 1: a rule may drop or reject something that is neither TCP nor UDP */
   __u32 asks;            /* bit per enum tpx_attribute that some rule asks for */
-  __u32 n_marks;
-  struct tpx_mark_match marks[TPX_MAX_MARKS];
+  struct tpx_mark_match marks[TPX_MAX_MARKS]; /* those that are not used fit every mark */
   __u16 mark_class[1 << TPX_MAX_MARKS]; /* index: bit per pair that the mark fits */
   __u16 dscp_class[64];
   __u16 other_class[TPX_ATTRIBUTES]; /* of values without an entry */
   __u16 linkless_class;              /* rules that do not ask for the link; for who does not know it */
+  __u16 portless_class;              /* rules that accept every port */
+  __u16 denying_class;               /* rules that may keep a packet from its destination */
   __u16 pad[3];
   __u16 proto_class[256];
   __u16 port_class[2][65536]; /* index: port in host byte order */
   __u16 root[2][2];           /* first step, by dimension; [1] for IPv4 */
   __u16 block[TPX_MAX_BLOCKS][256];
   struct tpx_rule rules[TPX_MAX_RULES];
-  struct tpx_bits portless; /* rules that accept every port */
-  struct tpx_bits denying;  /* rules that may keep a packet from its destination */
   struct tpx_bits bits[TPX_MAX_CLASSES];
 };
 TPX_SIZE(struct tpx_tables,
-         40 + 64 + 512 + 128 + 16 + 512 + 262144 + 8 + TPX_MAX_BLOCKS * 512 + TPX_MAX_RULES * 36 + 2 * 136 +
+         36 + 64 + 512 + 128 + 20 + 512 + 262144 + 8 + TPX_MAX_BLOCKS * 512 + TPX_MAX_RULES * 36 +
              TPX_MAX_CLASSES * 136);
 
 /* ---- shared state ------------------------------------------------------ */

@@ -9,6 +9,7 @@
 
 #include <bpf/bpf_helpers.h>
 #include <linux/bpf.h>
+#include <linux/if_ether.h>
 
 /* What may precede the network header: Ethernet and a VLAN tag. */
 #define LINK_HEADERS_MAX 18
@@ -34,4 +35,18 @@ static __always_inline __be16 ctx_protocol(const struct __sk_buff *skb) { return
 /* VLAN id in the packet's metadata, where drivers and the stack put the outer tag. */
 static __always_inline __u16 ctx_vlan_id(const struct __sk_buff *skb) {
   return skb->vlan_present ? skb->vlan_tci & 0xfff : 0;
+}
+
+/* The sender's address; zeros where the device has none. There the link header
+ * is as empty as the network header is near. */
+static __always_inline void ctx_load_mac(struct __sk_buff *skb, __u8 mac[6]) {
+  struct ethhdr eth;
+  __u8 behind, first;
+
+  __builtin_memset(mac, 0, 6);
+  if (bpf_skb_load_bytes_relative(skb, 0, &eth, sizeof(eth), BPF_HDR_START_MAC) ||
+      bpf_skb_load_bytes_relative(skb, sizeof(eth), &behind, 1, BPF_HDR_START_MAC) ||
+      bpf_skb_load_bytes_relative(skb, 0, &first, 1, BPF_HDR_START_NET))
+    return;
+  if (eth.h_proto == ctx_protocol(skb) && behind == first) __builtin_memcpy(mac, eth.h_source, 6);
 }

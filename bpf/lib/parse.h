@@ -38,6 +38,7 @@ enum packet_kind {
 
 struct packet {
   struct tpx_flow flow;
+  struct tpx_link link; /* filled when the policy is asked */
   union {
     struct iphdr v4;
     struct ipv6hdr v6;

@@ -141,34 +141,116 @@ static __noinline __u32 prefix_class(const struct tpx_tables *t, __u32 generatio
   return class < 0 ? t->miss_class[dim] : class;
 }
 
-/* Lowest set bit; BPF has no such instruction. */
-__weak __noinline int tpx_lowest_bit(__u64 x) {
-  __u32 n = 0;
+/*
+ * Lowest set bit; BPF has no such instruction. The upper six bits of the product
+ * are another number for each single bit (a de Bruijn sequence): no branch that
+ * the verifier would have to follow.
+ */
+static const __u8 bit_of_product[64] = {
+    0, 1, 48, 2, 57, 49, 28, 3, 61, 58, 50, 42, 38, 29, 17, 4,
+    62, 55, 59, 36, 53, 51, 43, 22, 45, 39, 33, 30, 24, 18, 12, 5,
+    63, 47, 56, 27, 60, 41, 37, 16, 54, 35, 52, 21, 44, 32, 23, 11,
+    46, 26, 40, 15, 34, 20, 31, 10, 25, 14, 19, 9, 13, 8, 7, 6,
+};
 
-  if (!(x & 0xffffffff)) n += 32, x >>= 32;
-  if (!(x & 0xffff)) n += 16, x >>= 16;
-  if (!(x & 0xff)) n += 8, x >>= 8;
-  if (!(x & 0xf)) n += 4, x >>= 4;
-  if (!(x & 0x3)) n += 2, x >>= 2;
-  return n + !(x & 1);
+static __always_inline __u32 lowest_bit(__u64 x) {
+  return bit_of_product[(x & -x) * 0x03f79d71b4cb0a89ULL >> 58];
 }
 
-/* First rule in all five sets, TPX_MAX_RULES if there is none. */
-static __noinline __u32 first_common_rule(const struct tpx_bits *a, const struct tpx_bits *b,
-                                          const struct tpx_bits *c, const struct tpx_bits *d,
-                                          const struct tpx_bits *e) {
-  __u64 words;
+/* What each thing that is asked for leaves of the rules: classes, and the bits of values that have an entry. */
+enum {
+  BY_SRC,
+  BY_DST,
+  BY_PROTO,
+  BY_SPORT,
+  BY_DPORT,
+  BY_DSCP, /* of who does not know the link: rules that do not ask for it */
+  BY_MARK,
+  CLASSES,
+};
 
-  words = a->summary & b->summary & c->summary & d->summary & e->summary;
+struct candidates {
+  const struct tpx_bits *by_device;
+  const struct tpx_bits *by_mac;
+  __u16 class[CLASSES];
+};
+
+/* First rule in all the sets, TPX_MAX_RULES if there is none. */
+static __noinline __u32 first_common_rule(const struct tpx_tables *t, const struct candidates *c) {
+  const struct tpx_bits *by[CLASSES];
+  __u64 words = c->by_device->summary & c->by_mac->summary, rules = 0;
+  __u32 at = 0;
+
+#pragma unroll
+  for (int d = 0; d < CLASSES; d++) {
+    by[d] = bits_of(t, c->class[d]);
+    words &= by[d]->summary;
+  }
 #pragma unroll
   for (int i = 0; i < TPX_RULE_WORDS; i++) {
-    __u64 rules;
-
     if (!(words & (1ULL << i))) continue;
-    rules = a->word[i] & b->word[i] & c->word[i] & d->word[i] & e->word[i];
-    if (rules) return i * 64 + tpx_lowest_bit(rules);
+    at = i;
+    rules = c->by_device->word[i] & c->by_mac->word[i];
+#pragma unroll
+    for (int d = 0; d < CLASSES; d++) rules &= by[d]->word[i];
+    if (rules) break;
   }
-  return TPX_MAX_RULES;
+  return rules ? at * 64 + lowest_bit(rules) : TPX_MAX_RULES;
+}
+
+/* The rules that accept a value of an attribute. */
+static __noinline const struct tpx_bits *rules_of_value(const struct tpx_tables *t, __u32 generation,
+                                                        __u32 attribute, __u64 value) {
+  struct tpx_attribute_key key = {.value = value, .attribute = attribute};
+  __u32 slot = generation & 1;
+  struct tpx_bits *bits;
+  void *attributes;
+
+  attributes = bpf_map_lookup_elem(&tpx_attributes, &slot);
+  bits = attributes ? bpf_map_lookup_elem(attributes, &key) : 0;
+  return bits ? bits : bits_of(t, t->other_class[attribute & (TPX_ATTRIBUTES - 1)]);
+}
+
+static __noinline __u32 mark_class(const struct tpx_tables *t, __u32 mark) {
+  __u32 fits = 0;
+
+#pragma unroll
+  for (int i = 0; i < TPX_MAX_MARKS; i++)
+    fits |= ((mark & t->marks[i].mask) == t->marks[i].value) << i;
+  return t->mark_class[fits & ((1 << TPX_MAX_MARKS) - 1)];
+}
+
+static __always_inline int asks_for(const struct tpx_tables *t, enum tpx_attribute attribute) {
+  return t->asks >> attribute & 1;
+}
+
+static __always_inline void add_by_link(const struct tpx_tables *t, __u32 generation,
+                                        const struct tpx_link *link, struct candidates *c) {
+  c->class[BY_DSCP] = c->class[BY_MARK] = c->class[BY_SRC];
+  c->by_device = c->by_mac = bits_of(t, c->class[BY_SRC]);
+  if (!t->asks) return;
+  if (!link) {
+    c->class[BY_DSCP] = t->linkless_class;
+    return;
+  }
+  if (asks_for(t, TPX_ATTR_DEVICE))
+    c->by_device = rules_of_value(t, generation, TPX_ATTR_DEVICE, link->ifindex);
+  if (asks_for(t, TPX_ATTR_MAC)) {
+    __u64 mac = 0;
+
+    __builtin_memcpy(&mac, link->mac, sizeof(link->mac));
+    c->by_mac = rules_of_value(t, generation, TPX_ATTR_MAC, mac);
+  }
+  if (asks_for(t, TPX_ATTR_DSCP)) c->class[BY_DSCP] = t->dscp_class[link->dscp & 63];
+  if (asks_for(t, TPX_ATTR_MARK)) c->class[BY_MARK] = mark_class(t, link->mark);
+}
+
+/* All but the ports, which are as good as any. */
+static __always_inline void add_by_tuple(const struct tpx_tables *t, __u32 generation,
+                                         const struct tpx_flow *flow, struct candidates *c) {
+  c->class[BY_SRC] = prefix_class(t, generation, TPX_DIM_SRC, &flow->src);
+  c->class[BY_DST] = prefix_class(t, generation, TPX_DIM_DST, &flow->dst);
+  c->class[BY_PROTO] = c->class[BY_SPORT] = c->class[BY_DPORT] = t->proto_class[flow->proto];
 }
 
 static __always_inline void verdict_of_rule(const struct tpx_tables *t, __u32 index, struct tpx_verdict *v) {
@@ -182,38 +264,38 @@ static __always_inline void verdict_of_rule(const struct tpx_tables *t, __u32 in
   v->to = rule->to;
 }
 
-/* Returns 0 and fills v, or -1 when there is no policy to ask. */
-__weak __noinline int tpx_evaluate(const struct tpx_flow *flow, struct tpx_verdict *v) {
+/* Returns 0 and fills v, or -1 when there is no policy to ask. Who does not know the link passes 0. */
+__weak __noinline int tpx_evaluate(const struct tpx_flow *flow, const struct tpx_link *link,
+                                   struct tpx_verdict *v) {
   __u32 generation = live_generation();
   struct tpx_tables *t = tables_of(generation);
-  const struct tpx_bits *src, *dst, *proto, *sport, *dport;
+  struct candidates c;
   __u32 rule;
 
   if (!t || !flow || !v) return -1;
-  src = bits_of(t, prefix_class(t, generation, TPX_DIM_SRC, &flow->src));
-  dst = bits_of(t, prefix_class(t, generation, TPX_DIM_DST, &flow->dst));
-  proto = bits_of(t, t->proto_class[flow->proto]);
-  sport = bits_of(t, t->port_class[TPX_DIM_SPORT][bpf_ntohs(flow->sport)]);
-  dport = bits_of(t, t->port_class[TPX_DIM_DPORT][bpf_ntohs(flow->dport)]);
-  rule = first_common_rule(src, dst, proto, sport, dport);
+  add_by_tuple(t, generation, flow, &c);
+  c.class[BY_SPORT] = t->port_class[TPX_DIM_SPORT][bpf_ntohs(flow->sport)];
+  c.class[BY_DPORT] = t->port_class[TPX_DIM_DPORT][bpf_ntohs(flow->dport)];
+  add_by_link(t, generation, link, &c);
+  rule = first_common_rule(t, &c);
   if (rule >= TPX_MAX_RULES) return -1;
   verdict_of_rule(t, rule, v);
   return 0;
 }
 
 /* As tpx_evaluate, for a packet whose ports are unknown; -1 also where the verdict depends on them. */
-__weak __noinline int tpx_eval_portless(const struct tpx_flow *flow, struct tpx_verdict *v) {
+__weak __noinline int tpx_eval_portless(const struct tpx_flow *flow, const struct tpx_link *link,
+                                        struct tpx_verdict *v) {
   __u32 generation = live_generation();
   struct tpx_tables *t = tables_of(generation);
-  const struct tpx_bits *src, *dst, *proto;
+  struct candidates c;
   __u32 rule;
 
   if (!t || !flow || !v) return -1;
-  src = bits_of(t, prefix_class(t, generation, TPX_DIM_SRC, &flow->src));
-  dst = bits_of(t, prefix_class(t, generation, TPX_DIM_DST, &flow->dst));
-  proto = bits_of(t, t->proto_class[flow->proto]);
-  rule = first_common_rule(src, dst, proto, proto, proto);
-  if (rule >= TPX_MAX_RULES || !(t->portless.word[rule / 64] & 1ULL << rule % 64)) return -1;
+  add_by_tuple(t, generation, flow, &c);
+  add_by_link(t, generation, link, &c);
+  rule = first_common_rule(t, &c);
+  if (rule >= TPX_MAX_RULES || !(bits_of(t, t->portless_class)->word[rule / 64] & 1ULL << rule % 64)) return -1;
   verdict_of_rule(t, rule, v);
   return 0;
 }
@@ -223,19 +305,20 @@ __weak __noinline int tpx_eval_portless(const struct tpx_flow *flow, struct tpx_
  * denied by some rule: the first rule that could deny it comes before the first
  * that accepts it whatever they are.
  */
-__weak __noinline int tpx_may_be_denied(const struct tpx_flow *flow) {
+__weak __noinline int tpx_may_be_denied(const struct tpx_flow *flow, const struct tpx_link *link) {
   __u32 generation = live_generation();
   struct tpx_tables *t = tables_of(generation);
-  const struct tpx_bits *src, *dst, *proto;
   __u32 denying, portless;
+  struct candidates c;
 
   if (!t || !flow) return 0;
-  src = bits_of(t, prefix_class(t, generation, TPX_DIM_SRC, &flow->src));
-  dst = bits_of(t, prefix_class(t, generation, TPX_DIM_DST, &flow->dst));
-  proto = bits_of(t, t->proto_class[flow->proto]);
-  denying = first_common_rule(src, dst, flow->proto == TPX_PROTO_UNKNOWN ? &t->denying : proto, &t->denying,
-                              &t->denying);
-  portless = first_common_rule(src, dst, proto, &t->portless, &t->portless);
+  add_by_tuple(t, generation, flow, &c);
+  add_by_link(t, generation, link, &c);
+  c.class[BY_SPORT] = c.class[BY_DPORT] = t->portless_class;
+  portless = first_common_rule(t, &c);
+  c.class[BY_SPORT] = c.class[BY_DPORT] = t->denying_class;
+  if (flow->proto == TPX_PROTO_UNKNOWN) c.class[BY_PROTO] = t->denying_class;
+  denying = first_common_rule(t, &c);
   return denying < TPX_MAX_RULES && denying <= portless;
 }
 
@@ -243,4 +326,11 @@ static __always_inline int concerns_other_protocols(void) {
   struct tpx_tables *t = tables_of(live_generation());
 
   return t && t->classify_others;
+}
+
+/* Bit per enum tpx_attribute. */
+static __always_inline __u32 asked_of_link(void) {
+  struct tpx_tables *t = tables_of(live_generation());
+
+  return t ? t->asks : 0;
 }

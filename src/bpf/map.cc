@@ -27,6 +27,12 @@ absl::StatusOr<UniqueFd> OpenPinnedMap(const std::string& path, const MapShape& 
   return fd;
 }
 
+absl::StatusOr<UniqueFd> OpenMapById(uint32_t id, std::string_view what) {
+  UniqueFd fd(bpf_map_get_fd_by_id(id));
+  if (!fd) return ErrnoStatus(errno, StrCat("open map ", what));
+  return fd;
+}
+
 absl::StatusOr<UniqueFd> CreateMap(const NewMap& map) {
   LIBBPF_OPTS(bpf_map_create_opts, options);
   options.map_flags = map.flags;

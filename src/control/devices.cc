@@ -72,6 +72,12 @@ Resolution ResolveDevices(const policy::Interfaces& interfaces, const std::vecto
   return resolution;
 }
 
+std::vector<policy::DeviceName> NamesOf(const std::vector<Device>& devices) {
+  std::vector<policy::DeviceName> names;
+  for (const Device& device : devices) names.push_back({device.name, static_cast<uint32_t>(device.ifindex)});
+  return names;
+}
+
 absl::Status CheckResolution(const Resolution& resolution, const std::vector<sys::LinkInfo>& links) {
   if (!resolution.missing.empty()) {
     const std::string& name = resolution.missing.front();

@@ -6,6 +6,7 @@
 
 #include "absl/status/status.h"
 #include "tpx/control/lifecycle.h"
+#include "tpx/policy/compile.h"
 #include "tpx/policy/config.h"
 #include "tpx/sys/rtnl.h"
 
@@ -20,6 +21,8 @@ struct Resolution {
   std::vector<std::string> conflicts;  // devices that are both LAN and WAN
 };
 Resolution ResolveDevices(const policy::Interfaces& interfaces, const std::vector<sys::LinkInfo>& links);
+
+std::vector<policy::DeviceName> NamesOf(const std::vector<Device>& devices);
 
 // The error for missing names and conflicts; names similar existing devices.
 absl::Status CheckResolution(const Resolution& resolution, const std::vector<sys::LinkInfo>& links);

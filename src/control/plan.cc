@@ -83,6 +83,9 @@ absl::StatusOr<Plan> MakePlan(const policy::Config& config, sys::Rtnl& rtnl) {
   for (const std::string& pattern : resolution.unmatched) {
     plan.notes.push_back(StrCat("warning: no interface matches ", Quote(pattern), " yet"));
   }
+  const std::vector<policy::AttributeEntry> entries =
+      policy::DeviceEntries(config.policy, NamesOf(state.devices));
+  plan.compiled.attributes.insert(plan.compiled.attributes.end(), entries.begin(), entries.end());
   state.families.push_back(sys::Family::kIpv4);
   if (Ipv6Enabled()) {
     state.families.push_back(sys::Family::kIpv6);

@@ -37,7 +37,31 @@ absl::Status FillPrefixes(const std::string& pins, const policy::CompiledPolicy&
   return absl::OkStatus();
 }
 
+using AttributesMap = bpf::Map<tpx_attribute_key, tpx_bits>;
+
+// Has room for devices that are yet to come.
+absl::Status FillAttributes(const std::string& pins, const policy::CompiledPolicy& compiled,
+                            uint32_t generation) {
+  TPX_ASSIGN_OR_RETURN(auto outer, bpf::OpenAttributes(pins, Access::kReadWrite));
+  const auto size = static_cast<uint32_t>(compiled.attributes.size() + TPX_MAX_DEVICES);
+  TPX_ASSIGN_OR_RETURN(auto inner, AttributesMap::Create("tpx_attr_in", BPF_MAP_TYPE_HASH, size));
+  for (const policy::AttributeEntry& entry : compiled.attributes)
+    TPX_RETURN_IF_ERROR(inner.Update(entry.key, entry.rules));
+  return outer.Update(SlotOf(generation), static_cast<uint32_t>(inner.fd()));
+}
+
 }  // namespace
+
+absl::Status UpdateAttributes(const std::string& pins, uint32_t generation,
+                              const std::vector<policy::AttributeEntry>& entries) {
+  if (entries.empty()) return absl::OkStatus();
+  TPX_ASSIGN_OR_RETURN(auto outer, bpf::OpenAttributes(pins, Access::kReadOnly));
+  TPX_ASSIGN_OR_RETURN(const uint32_t id, outer.Lookup(SlotOf(generation)));
+  TPX_ASSIGN_OR_RETURN(auto inner, AttributesMap::OpenId(id, "tpx_attr_in"));
+  for (const policy::AttributeEntry& entry : entries)
+    TPX_RETURN_IF_ERROR(inner.Update(entry.key, entry.rules));
+  return absl::OkStatus();
+}
 
 absl::StatusOr<uint32_t> LiveGeneration(const std::string& pins) {
   TPX_ASSIGN_OR_RETURN(auto control, bpf::OpenControl(pins, Access::kReadOnly));
@@ -47,6 +71,7 @@ absl::StatusOr<uint32_t> LiveGeneration(const std::string& pins) {
 absl::StatusOr<TablesMap> FillGeneration(const std::string& pins, policy::CompiledPolicy& compiled,
                                          uint32_t generation) {
   TPX_RETURN_IF_ERROR(FillPrefixes(pins, compiled, generation));
+  TPX_RETURN_IF_ERROR(FillAttributes(pins, compiled, generation));
   TPX_ASSIGN_OR_RETURN(auto outer, bpf::OpenTables(pins, Access::kReadWrite));
   TPX_ASSIGN_OR_RETURN(auto inner, TablesMap::Create("tpx_tables_in", BPF_MAP_TYPE_ARRAY, 1));
   compiled.tables->generation = generation;
@@ -96,7 +121,9 @@ absl::Status DropGeneration(const std::string& pins, uint32_t generation) {
     status = prefixes.Delete(SlotOf(generation) * kDimensions + dimension);
     if (!status.ok() && !absl::IsNotFound(status)) return status;
   }
-  return absl::OkStatus();
+  TPX_ASSIGN_OR_RETURN(auto attributes, bpf::OpenAttributes(pins, Access::kReadWrite));
+  status = attributes.Delete(SlotOf(generation));
+  return absl::IsNotFound(status) ? absl::OkStatus() : status;
 }
 
 }  // namespace tpx::control

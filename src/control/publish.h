@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <string>
+#include <vector>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
@@ -29,6 +30,10 @@ using TablesMap = bpf::Map<uint32_t, tpx_tables>;
 // the live one's slot. Returns the inner map, for SwitchGeneration.
 absl::StatusOr<TablesMap> FillGeneration(const std::string& pins, policy::CompiledPolicy& compiled,
                                          uint32_t generation);
+
+// Puts entries of devices into a generation that is filled, over those that are there.
+absl::Status UpdateAttributes(const std::string& pins, uint32_t generation,
+                              const std::vector<policy::AttributeEntry>& entries);
 
 // Gives every rule of the policy its counter, in its compiled tables too.
 // `live` are the counters of the live generation.

@@ -7,6 +7,7 @@
 
 #include "policy/classes.h"
 #include "policy/layout.h"
+#include "policy/link.h"
 #include "policy/ranges.h"
 #include "tpx/base/status.h"
 #include "tpx/base/strings.h"
@@ -39,7 +40,8 @@ bool CoversAllPorts(std::vector<PortRange> ranges) {
   return next == kPorts;
 }
 
-void CompileRules(const Policy& policy, tpx_tables& tables) {
+void CompileRules(const Policy& policy, Classes& classes, tpx_tables& tables) {
+  tpx_bits portless{}, denying{};
   for (size_t i = 0; i < policy.rules.size(); ++i) {
     const Rule& rule = policy.rules[i];
     tables.rules[i] = {.counter = 0,  // the publisher's
@@ -51,14 +53,16 @@ void CompileRules(const Policy& policy, tpx_tables& tables) {
                        .rate = rule.limit.per_second,
                        .burst = rule.limit.burst,
                        .to = {.addr = rule.target.addr.raw, .port = htons(rule.target.port), .pad = {}}};
-    if (CoversAllPorts(rule.sports) && CoversAllPorts(rule.dports)) SetBit(tables.portless, i);
+    if (CoversAllPorts(rule.sports) && CoversAllPorts(rule.dports)) SetBit(portless, i);
     bool stops = rule.action == TPX_ACTION_DROP || rule.action == TPX_ACTION_REJECT;
-    if (stops || (rule.is_proxied() && rule.fail_mode != TPX_FAIL_OPEN)) SetBit(tables.denying, i);
+    if (stops || (rule.is_proxied() && rule.fail_mode != TPX_FAIL_OPEN)) SetBit(denying, i);
     for (unsigned protocol = 0; protocol < 256 && stops; ++protocol) {
       if (!HasPorts(static_cast<uint8_t>(protocol)) && AcceptsProtocol(rule, static_cast<uint8_t>(protocol)))
         tables.classify_others = 1;
     }
   }
+  tables.portless_class = static_cast<uint16_t>(classes.Number(portless));
+  tables.denying_class = static_cast<uint16_t>(classes.Number(denying));
 }
 
 void CompileProtocols(const Policy& policy, Classes& classes, tpx_tables& tables) {
@@ -112,9 +116,11 @@ void AddNumbers(const std::vector<Range<Key>>& ranges, std::vector<bool>& number
 absl::Status CompilePrefixes(const Policy& policy, size_t dimension, Classes& classes,
                              CompiledPolicy& compiled) {
   constexpr std::vector<Prefix> Rule::*kMembers[] = {&Rule::src, &Rule::dst};
+  constexpr MatchKey kKeys[] = {kMatchSrc, kMatchDst};
   constexpr const char* kNames[] = {"src", "dst"};
   tpx_tables& tables = *compiled.tables;
-  const AddressRanges ranges = MakeRanges(policy, kMembers[dimension], classes, tables.miss_class[dimension]);
+  const AddressRanges ranges =
+      MakeRanges(policy, kMembers[dimension], kKeys[dimension], classes, tables.miss_class[dimension]);
   if (classes.overflowed()) return absl::OkStatus();
   // That many prefixes begin and end that many ranges at most.
   constexpr size_t kMaxRanges = 2 * (TPX_MAX_PREFIXES + 1);
@@ -139,19 +145,21 @@ absl::StatusOr<CompiledPolicy> Compile(const Policy& policy) {
   }
   auto unlimited = [](const Rule& r) {
     return !r.matches_nothing && !r.is_proxied() && r.protocols.empty() && r.src.empty() && r.dst.empty() &&
-           r.sports.empty() && r.dports.empty();
+           r.sports.empty() && r.dports.empty() && !r.asks_for_link();
   };
   if (policy.rules.empty() || !unlimited(policy.rules.back())) {
     return absl::InvalidArgumentError("the last rule of the policy does not match everything");
   }
-  CompiledPolicy compiled{.tables = std::make_unique<tpx_tables>(), .pages = {}, .address_classes = {}};
+  CompiledPolicy compiled{
+      .tables = std::make_unique<tpx_tables>(), .pages = {}, .address_classes = {}, .attributes = {}};
   tpx_tables& tables = *compiled.tables;
   tables.n_rules = static_cast<uint32_t>(policy.rules.size());
   Classes classes(tables);
-  CompileRules(policy, tables);
+  CompileRules(policy, classes, tables);
   CompileProtocols(policy, classes, tables);
   CompilePorts(policy, &Rule::sports, classes, tables.port_class[TPX_DIM_SPORT]);
   CompilePorts(policy, &Rule::dports, classes, tables.port_class[TPX_DIM_DPORT]);
+  TPX_RETURN_IF_ERROR(CompileLink(policy, classes, compiled));
   for (size_t dimension : {TPX_DIM_SRC, TPX_DIM_DST}) {
     TPX_RETURN_IF_ERROR(CompilePrefixes(policy, dimension, classes, compiled));
   }

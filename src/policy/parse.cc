@@ -54,7 +54,7 @@ void CheckCompiled(Diagnostics& out, const YamlNode& at, const Policy& policy) {
     out.Error(at, std::string(compiled.status().message()));
     return;
   }
-  for (const Shadowed& shadowed : FindShadowed(*compiled)) {
+  for (const Shadowed& shadowed : FindShadowed(policy, *compiled)) {
     const Rule &rule = policy.rules[shadowed.rule], &by = policy.rules[shadowed.by];
     if (rule.line == 0) continue;
     out.Warn(rule.line, rule.column,

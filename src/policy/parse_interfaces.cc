@@ -10,8 +10,9 @@ constexpr size_t kMaxName = 15;  // IFNAMSIZ - 1
 constexpr size_t kMaxPattern = 63;
 constexpr size_t kMaxPatterns = 256;
 
-// As the kernel's dev_valid_name.
-std::string_view NameProblem(std::string_view name) {
+}  // namespace
+
+std::string_view InterfaceProblem(std::string_view name) {
   if (name.empty()) return "is empty";
   bool pattern = name.find_first_of("*?[") != name.npos;
   if (name.size() > (pattern ? kMaxPattern : kMaxName)) {
@@ -22,13 +23,15 @@ std::string_view NameProblem(std::string_view name) {
   return bad || name == "." || name == ".." ? "is not a possible interface name" : "";
 }
 
+namespace {
+
 void ReadList(Diagnostics& out, const YamlNode& node, std::string_view what, std::vector<std::string>& names,
               const std::vector<std::string>& others) {
   for (const YamlNode* item : ReadOneOrMany(out, node, what)) {
     if (out.full()) return;
     std::optional<std::string> name = ReadString(out, *item, what);
     if (!name) continue;
-    if (std::string_view problem = NameProblem(*name); !problem.empty()) {
+    if (std::string_view problem = InterfaceProblem(*name); !problem.empty()) {
       out.Error(*item, StrCat(what, ": ", Quote(*name), " ", problem));
     } else if (std::find(names.begin(), names.end(), *name) != names.end()) {
       out.Error(*item, StrCat(what, ": ", Quote(*name), " is listed twice"));

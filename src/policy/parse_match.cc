@@ -113,35 +113,121 @@ void ReadPorts(Diagnostics& out, const YamlNode& node, std::string_view what,
   }
 }
 
+// The value of a key, or what stands behind its `not`.
+const YamlNode& Unnegated(Diagnostics& out, const YamlNode& node, std::string_view what, bool& negated) {
+  const YamlNode* inner = &node;
+  if (node.kind == Kind::kMap) {
+    ReadMap(out, node, what,
+            {{.key = "not", .read = [&](const YamlNode& value) { inner = &value; }, .required = true}});
+    negated = inner != &node;
+  }
+  return *inner;
+}
+
+std::vector<uint8_t> OthersOf(const std::vector<uint8_t>& listed, unsigned end) {
+  std::vector<uint8_t> others;
+  for (unsigned value = 0; value < end; ++value) {
+    if (std::find(listed.begin(), listed.end(), value) == listed.end())
+      others.push_back(static_cast<uint8_t>(value));
+  }
+  return others;
+}
+
+// The ranges are sorted and apart.
+std::vector<PortRange> OthersOf(const std::vector<PortRange>& listed) {
+  std::vector<PortRange> others;
+  uint32_t next = 0;
+  for (PortRange range : listed) {
+    if (range.first > next)
+      others.push_back({static_cast<uint16_t>(next), static_cast<uint16_t>(range.first - 1)});
+    next = range.last + 1u;
+  }
+  if (next <= 65535) others.push_back({static_cast<uint16_t>(next), 65535});
+  return others;
+}
+
+class MatchReader {
+ public:
+  MatchReader(Diagnostics& out, const Sets& sets, Rule& rule) : out_(out), sets_(sets), rule_(rule) {}
+
+  MatchNodes Read(const YamlNode& node) {
+    ReadMap(
+        out_, node, "match",
+        {{.key = "proto", .read = [&](const YamlNode& value) { Protocols(value); }},
+         {.key = "src", .read = [&](const YamlNode& value) { Prefixes(value, "src", kMatchSrc, rule_.src); }},
+         {.key = "dst", .read = [&](const YamlNode& value) { Prefixes(value, "dst", kMatchDst, rule_.dst); }},
+         {.key = "sport", .read = [&](const YamlNode& value) { Ports(value, "sport", rule_.sports); }},
+         {.key = "dport", .read = [&](const YamlNode& value) { Ports(value, "dport", rule_.dports); }},
+         Link("interface", kMatchInterface, ReadInterfaceMatch, rule_.interfaces),
+         Link("mac", kMatchMac, ReadMacs, rule_.macs),
+         {.key = "dscp", .read = [&](const YamlNode& value) { Dscps(value); }},
+         Link("mark", kMatchMark, ReadMarks, rule_.marks)});
+    return nodes_;
+  }
+
+ private:
+  void Protocols(const YamlNode& node) {
+    nodes_.proto = &node;
+    const YamlNode& listed = Unnegated(out_, node, "proto", nodes_.negates_proto);
+    if (node.kind == Kind::kMap && !nodes_.negates_proto) return;
+    ReadProtocols(out_, listed, rule_.protocols);
+    if (nodes_.negates_proto) rule_.protocols = OthersOf(rule_.protocols, TPX_PROTO_UNKNOWN);
+  }
+
+  // An empty list would accept everything, but whoever names an empty set means nothing.
+  void Prefixes(const YamlNode& node, std::string_view what, MatchKey key, std::vector<Prefix>& list) {
+    bool negated = false;
+    const YamlNode& listed = Unnegated(out_, node, what, negated);
+    if (node.kind == Kind::kMap && !negated) return;
+    ReadPrefixes(out_, listed, what, sets_, list);
+    if (list.empty() && !negated) rule_.matches_nothing = true;
+    if (!list.empty() && negated) rule_.negated |= key;
+  }
+
+  void Ports(const YamlNode& node, std::string_view what, std::vector<PortRange>& list) {
+    if (nodes_.ports == nullptr) nodes_.ports = &node;
+    bool negated = false;
+    const YamlNode& listed = Unnegated(out_, node, what, negated);
+    if (node.kind == Kind::kMap && !negated) return;
+    const size_t errors = out_.errors();
+    ReadPorts(out_, listed, what, list);
+    if (!negated || out_.errors() != errors) return;
+    list = OthersOf(list);
+    if (list.empty()) out_.Error(node, StrCat(what, ": no port is left"));
+  }
+
+  void Dscps(const YamlNode& node) {
+    bool negated = false;
+    const YamlNode& listed = Unnegated(out_, node, "dscp", negated);
+    if (node.kind == Kind::kMap && !negated) return;
+    ReadDscps(out_, listed, rule_.dscps);
+    if (!negated) return;
+    rule_.dscps = OthersOf(rule_.dscps, 64);
+    if (rule_.dscps.empty()) out_.Error(node, "dscp: no value is left");
+  }
+
+  template <typename T>
+  Field Link(std::string_view what, MatchKey key,
+             void (*read)(Diagnostics&, const YamlNode&, std::vector<T>&), std::vector<T>& list) {
+    return {.key = what, .read = [this, what, key, read, &list](const YamlNode& node) {
+              bool negated = false;
+              const YamlNode& listed = Unnegated(out_, node, what, negated);
+              if (node.kind == Kind::kMap && !negated) return;
+              read(out_, listed, list);
+              if (negated) rule_.negated |= key;
+            }};
+  }
+
+  Diagnostics& out_;
+  const Sets& sets_;
+  Rule& rule_;
+  MatchNodes nodes_;
+};
+
 }  // namespace
 
 MatchNodes ReadMatch(Diagnostics& out, const YamlNode& node, const Sets& sets, Rule& rule) {
-  MatchNodes nodes;
-  // An empty list would accept everything, but whoever names an empty set means nothing.
-  auto prefixes = [&](std::string_view what, std::vector<Prefix>& list) {
-    return Field{.key = what, .read = [&out, &sets, &rule, &list, what](const YamlNode& value) {
-                   ReadPrefixes(out, value, what, sets, list);
-                   if (list.empty()) rule.matches_nothing = true;
-                 }};
-  };
-  auto ports = [&](std::string_view what, std::vector<PortRange>& list) {
-    return Field{.key = what, .read = [&out, &nodes, &list, what](const YamlNode& value) {
-                   if (nodes.ports == nullptr) nodes.ports = &value;
-                   ReadPorts(out, value, what, list);
-                 }};
-  };
-  ReadMap(out, node, "match",
-          {{.key = "proto",
-            .read =
-                [&](const YamlNode& value) {
-                  nodes.proto = &value;
-                  ReadProtocols(out, value, rule.protocols);
-                }},
-           prefixes("src", rule.src),
-           prefixes("dst", rule.dst),
-           ports("sport", rule.sports),
-           ports("dport", rule.dports)});
-  return nodes;
+  return MatchReader(out, sets, rule).Read(node);
 }
 
 }  // namespace tpx::policy

@@ -101,6 +101,11 @@ class RulesReader {
   // Fills in the protocols that the action and the ports imply.
   void CheckProtocols(Rule& rule, const MatchNodes& match) {
     std::vector<uint8_t>& protocols = rule.protocols;
+    // Whoever says what it shall not be, says nothing of what only has no ports.
+    if (match.negates_proto && (rule.is_proxied() || match.ports != nullptr)) {
+      std::erase_if(protocols, [](uint8_t protocol) { return !HasPorts(protocol); });
+      if (protocols.empty()) return out_.Error(*match.proto, "proto: neither tcp nor udp is left");
+    }
     const bool ported = std::all_of(protocols.begin(), protocols.end(), HasPorts);
     if (match.proto == nullptr) {
       if (rule.is_proxied() || match.ports != nullptr) protocols = {IPPROTO_TCP, IPPROTO_UDP};

@@ -65,10 +65,11 @@ Entries SortedEntries(const Policy& policy, std::vector<Prefix> Rule::*member) {
   return entries;
 }
 
-// The class of what has the class `outer` and is accepted by some more rules.
+// The class of what has the class `outer` and is accepted by some more rules, or
+// by some less: those that negate their prefixes.
 class Unions {
  public:
-  explicit Unions(Classes& classes) : classes_(classes) {}
+  Unions(Classes& classes, const std::vector<bool>& negating) : classes_(classes), negating_(negating) {}
 
   template <typename Iterator>
   uint32_t Number(uint32_t outer, Iterator begin, Iterator end) {
@@ -79,7 +80,7 @@ class Unions {
     last_ = known_.find(key_);
     if (last_ != known_.end()) return last_->second;
     tpx_bits bits = classes_.bits(outer);
-    for (uint16_t rule : key_.second) SetBit(bits, rule);
+    for (uint16_t rule : key_.second) negating_[rule] ? ClearBit(bits, rule) : SetBit(bits, rule);
     last_ = known_.emplace(key_, classes_.Number(bits)).first;
     return last_->second;
   }
@@ -87,6 +88,7 @@ class Unions {
  private:
   using Key = std::pair<uint32_t, std::vector<uint16_t>>;
   Classes& classes_;
+  const std::vector<bool>& negating_;
   Key key_;
   std::map<Key, uint32_t> known_;
   std::map<Key, uint32_t>::const_iterator last_ = known_.end();  // prefixes of one set follow one another
@@ -94,7 +96,8 @@ class Unions {
 
 // Walks the sorted prefixes with those around the current one on a stack.
 template <typename Key>
-std::vector<Range<Key>> Sweep(const std::vector<Entry<Key>>& entries, Classes& classes, uint32_t miss_class) {
+std::vector<Range<Key>> Sweep(const std::vector<Entry<Key>>& entries, const std::vector<bool>& negating,
+                              Classes& classes, uint32_t miss_class) {
   struct Level {
     Key last;
     uint32_t number;
@@ -105,7 +108,7 @@ std::vector<Range<Key>> Sweep(const std::vector<Entry<Key>>& entries, Classes& c
     if (!ranges.empty() && ranges.back().number == number) return;
     ranges.push_back({first, static_cast<uint16_t>(number)});
   };
-  Unions unions(classes);
+  Unions unions(classes, negating);
   std::vector<Level> around = {{kLastKey<Key>, miss_class}};
   auto leave = [&] {
     const Level level = around.back();
@@ -128,18 +131,20 @@ std::vector<Range<Key>> Sweep(const std::vector<Entry<Key>>& entries, Classes& c
 
 }  // namespace
 
-AddressRanges MakeRanges(const Policy& policy, std::vector<Prefix> Rule::*member, Classes& classes,
-                         uint32_t& miss_class) {
-  tpx_bits unconstrained{};
+AddressRanges MakeRanges(const Policy& policy, std::vector<Prefix> Rule::*member, MatchKey key,
+                         Classes& classes, uint32_t& miss_class) {
+  tpx_bits uncovered{};
+  std::vector<bool> negating(policy.rules.size());
   for (size_t i = 0; i < policy.rules.size(); ++i) {
-    if ((policy.rules[i].*member).empty()) SetBit(unconstrained, i);
+    negating[i] = policy.rules[i].negates(key);
+    if ((policy.rules[i].*member).empty() || negating[i]) SetBit(uncovered, i);
   }
-  miss_class = classes.Number(unconstrained);
+  miss_class = classes.Number(uncovered);
   AddressRanges ranges;
   if (classes.overflowed()) return ranges;
   const Entries entries = SortedEntries(policy, member);
-  ranges.v4 = Sweep(entries.v4, classes, miss_class);
-  ranges.v6 = Sweep(entries.v6, classes, miss_class);
+  ranges.v4 = Sweep(entries.v4, negating, classes, miss_class);
+  ranges.v6 = Sweep(entries.v6, negating, classes, miss_class);
   return ranges;
 }
 

@@ -28,8 +28,8 @@ struct AddressRanges {
 
 // Divides the addresses of one dimension by the rules that accept them.
 // `miss_class` gets the class of those that no prefix covers. The ranges are
-// void where the classes overflow.
-AddressRanges MakeRanges(const Policy& policy, std::vector<Prefix> Rule::*member, Classes& classes,
-                         uint32_t& miss_class);
+// void where the classes overflow. `key` is the member's.
+AddressRanges MakeRanges(const Policy& policy, std::vector<Prefix> Rule::*member, MatchKey key,
+                         Classes& classes, uint32_t& miss_class);
 
 }  // namespace tpx::policy

@@ -27,6 +27,8 @@ struct RuleDefaults {
 };
 
 Interfaces ReadInterfaces(Diagnostics& out, const YamlNode& node);
+// What is wrong with a name or pattern, as the kernel's dev_valid_name has it; empty where nothing is.
+std::string_view InterfaceProblem(std::string_view name);
 Sets ReadSets(Diagnostics& out, const YamlNode& node, const FileReader& read_file,
               const SetProgress& progress);
 void ReadFailMode(Diagnostics& out, const YamlNode& node, tpx_fail_mode& mode);

@@ -2,6 +2,7 @@
 #include <bit>
 
 #include "policy/classes.h"
+#include "policy/link.h"
 #include "tpx/policy/compile.h"
 
 namespace tpx::policy {
@@ -20,14 +21,12 @@ class Supersets {
   // A dimension that gives each of its values one of these classes.
   void Restrict(const std::vector<bool>& classes) {
     for (size_t number = 0; number < classes.size(); ++number) {
-      if (classes[number]) RestrictByClass(tables_.bits[number]);
+      if (classes[number]) Restrict(tables_.bits[number]);
     }
   }
 
-  const tpx_bits& of(size_t rule) const { return of_[rule]; }
-
- private:
-  void RestrictByClass(const tpx_bits& bits) {
+  // By one value of a dimension.
+  void Restrict(const tpx_bits& bits) {
     for (size_t word = 0; word < TPX_RULE_WORDS; ++word) {
       for (uint64_t left = bits.word[word]; left != 0; left &= left - 1) {
         tpx_bits& superset = of_[word * 64 + static_cast<size_t>(std::countr_zero(left))];
@@ -36,13 +35,30 @@ class Supersets {
     }
   }
 
+  const tpx_bits& of(size_t rule) const { return of_[rule]; }
+
+ private:
   const tpx_tables& tables_;
   std::vector<tpx_bits> of_;
 };
 
+void RestrictByLink(const Policy& policy, const CompiledPolicy& compiled, Supersets& supersets) {
+  const tpx_tables& tables = *compiled.tables;
+  std::vector<bool> classes(TPX_MAX_CLASSES);
+  for (uint16_t number : tables.mark_class) classes[number] = true;
+  supersets.Restrict(classes);
+  classes.assign(TPX_MAX_CLASSES, false);
+  for (uint16_t number : tables.dscp_class) classes[number] = true;
+  supersets.Restrict(classes);
+  supersets.Restrict(tables.bits[tables.other_class[TPX_ATTR_MAC]]);
+  for (const AttributeEntry& entry : compiled.attributes) supersets.Restrict(entry.rules);
+  for (const AttributeEntry& entry : DeviceEntries(policy, TellingDevices(policy)))
+    supersets.Restrict(entry.rules);
+}
+
 }  // namespace
 
-std::vector<Shadowed> FindShadowed(const CompiledPolicy& compiled) {
+std::vector<Shadowed> FindShadowed(const Policy& policy, const CompiledPolicy& compiled) {
   const tpx_tables& tables = *compiled.tables;
   Supersets supersets(tables);
   tpx_bits possible{};  // rules but those that match nothing
@@ -58,6 +74,7 @@ std::vector<Shadowed> FindShadowed(const CompiledPolicy& compiled) {
     supersets.Restrict(classes);
     supersets.Restrict(compiled.address_classes[dimension]);
   }
+  RestrictByLink(policy, compiled, supersets);
   std::vector<Shadowed> shadowed;
   for (size_t rule = 0; rule < tables.n_rules; ++rule) {
     for (size_t by = 0; by < rule && HasBit(possible, rule); ++by) {

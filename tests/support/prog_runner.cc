@@ -134,6 +134,8 @@ void ProgRunner::Reset() {
 void ProgRunner::Publish(const policy::Policy& policy) {
   auto compiled = policy::Compile(policy);
   TPX_CHECK(compiled.ok()) << compiled.status();
+  for (const auto& entry : policy::DeviceEntries(policy, {{"lan1", kFirstDevice}}))
+    compiled->attributes.push_back(entry);
   uint32_t next = generation() + 1;
   Fill(*compiled, next);
   Flip(next);
@@ -163,7 +165,15 @@ void ProgRunner::Fill(const policy::CompiledPolicy& compiled, uint32_t generatio
     int fd = pages.get();
     TPX_PCHECK(bpf_map_update_elem(bpf_map__fd(skeleton_->maps.tpx_prefixes), &index, &fd, BPF_ANY) == 0);
   }
-  int fd = tables.get();
+  const auto values = static_cast<uint32_t>(compiled.attributes.size() + 1);
+  UniqueFd attributes(bpf_map_create(BPF_MAP_TYPE_HASH, "t_attributes", sizeof(tpx_attribute_key),
+                                     sizeof(tpx_bits), values, nullptr));
+  TPX_PCHECK(attributes.get() >= 0);
+  for (const policy::AttributeEntry& entry : compiled.attributes)
+    TPX_PCHECK(bpf_map_update_elem(attributes.get(), &entry.key, &entry.rules, BPF_ANY) == 0);
+  int fd = attributes.get();
+  TPX_PCHECK(bpf_map_update_elem(bpf_map__fd(skeleton_->maps.tpx_attributes), &slot, &fd, BPF_ANY) == 0);
+  fd = tables.get();
   TPX_PCHECK(bpf_map_update_elem(bpf_map__fd(skeleton_->maps.tpx_tables), &slot, &fd, BPF_ANY) == 0);
 }
 

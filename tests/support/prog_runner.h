@@ -90,8 +90,8 @@ class ProgRunner {
   }
   tpx_control& control() { return *control_; }
 
-  // By which device the packets of the following runs come in: 1, until the next
-  // Reset, or kOtherDevice.
+  // By which device the packets of the following runs come in: 1, which rules know
+  // as "lan1", until the next Reset, or kOtherDevice.
   static constexpr uint32_t kFirstDevice = 1, kOtherDevice = 4242;
   void ComeInBy(uint32_t device) { device_ = device; }
 

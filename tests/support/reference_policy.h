@@ -2,12 +2,14 @@
 #pragma once
 
 #include <arpa/inet.h>
+#include <fnmatch.h>
 #include <netinet/in.h>
 
 #include <algorithm>
 #include <array>
 #include <bit>
 #include <cstring>
+#include <string>
 #include <vector>
 
 #include "tpx/base/address.h"
@@ -21,6 +23,11 @@ struct TestFlow {
   IpAddr src{}, dst{};
   uint8_t protocol = IPPROTO_TCP;
   uint16_t sport = 0, dport = 0;  // host byte order; 0 where the protocol has none
+  // The link.
+  std::string device{};
+  MacAddress mac{};
+  uint8_t dscp = 0;
+  uint32_t mark = 0;
 };
 
 namespace reference {
@@ -28,6 +35,24 @@ namespace reference {
 inline bool InAny(const std::vector<Prefix>& prefixes, const IpAddr& address) {
   return prefixes.empty() ||
          std::any_of(prefixes.begin(), prefixes.end(), [&](const Prefix& p) { return p.Contains(address); });
+}
+
+// What a list, or its negation, says of a value.
+inline bool Fits(const Rule& rule, MatchKey key, bool no_list, bool listed) {
+  return no_list || listed != rule.negates(key);
+}
+
+inline bool FitsLink(const Rule& rule, const TestFlow& flow) {
+  bool device = false, mark = false;
+  for (const std::string& pattern : rule.interfaces)
+    device = device || fnmatch(pattern.c_str(), flow.device.c_str(), 0) == 0;
+  for (const MarkMatch& m : rule.marks) mark = mark || (flow.mark & m.mask) == m.value;
+  return Fits(rule, kMatchInterface, rule.interfaces.empty(), device) &&
+         Fits(rule, kMatchMac, rule.macs.empty(),
+              std::count(rule.macs.begin(), rule.macs.end(), flow.mac) > 0) &&
+         Fits(rule, kMatchDscp, rule.dscps.empty(),
+              std::count(rule.dscps.begin(), rule.dscps.end(), flow.dscp) > 0) &&
+         Fits(rule, kMatchMark, rule.marks.empty(), mark);
 }
 
 inline bool InAny(const std::vector<PortRange>& ranges, uint16_t port) {
@@ -44,8 +69,9 @@ inline bool Matches(const Rule& rule, const TestFlow& flow) {
       std::count(rule.protocols.begin(), rule.protocols.end(), flow.protocol) == 0) {
     return false;
   }
-  return InAny(rule.src, flow.src) && InAny(rule.dst, flow.dst) && InAny(rule.sports, flow.sport) &&
-         InAny(rule.dports, flow.dport);
+  return Fits(rule, kMatchSrc, rule.src.empty(), InAny(rule.src, flow.src)) &&
+         Fits(rule, kMatchDst, rule.dst.empty(), InAny(rule.dst, flow.dst)) &&
+         InAny(rule.sports, flow.sport) && InAny(rule.dports, flow.dport) && FitsLink(rule, flow);
 }
 
 }  // namespace reference
@@ -63,14 +89,20 @@ inline size_t FirstMatch(const Policy& policy, const TestFlow& flow) {
 class TableInterpreter {
  public:
   explicit TableInterpreter(const CompiledPolicy& compiled)
-      : tables_(*compiled.tables), pages_{&compiled.pages[0], &compiled.pages[1]} {}
+      : tables_(*compiled.tables),
+        pages_{&compiled.pages[0], &compiled.pages[1]},
+        attributes_(compiled.attributes) {}
 
   // Index of the rule; n_rules if there is none.
   size_t Evaluate(const TestFlow& flow) const {
-    const tpx_bits* sets[] = {
-        Set(PrefixClass(TPX_DIM_SRC, flow.src)), Set(PrefixClass(TPX_DIM_DST, flow.dst)),
-        Set(tables_.proto_class[flow.protocol]), Set(tables_.port_class[TPX_DIM_SPORT][flow.sport]),
-        Set(tables_.port_class[TPX_DIM_DPORT][flow.dport])};
+    const tpx_bits* sets[] = {Set(PrefixClass(TPX_DIM_SRC, flow.src)),
+                              Set(PrefixClass(TPX_DIM_DST, flow.dst)),
+                              Set(tables_.proto_class[flow.protocol]),
+                              Set(tables_.port_class[TPX_DIM_SPORT][flow.sport]),
+                              Set(tables_.port_class[TPX_DIM_DPORT][flow.dport]),
+                              Set(tables_.dscp_class[flow.dscp]),
+                              Set(MarkClass(flow.mark)),
+                              ByMac(flow.mac)};
     uint64_t summary = ~uint64_t{0};
     for (const tpx_bits* set : sets) summary &= set->summary;
     for (; summary != 0; summary &= summary - 1) {
@@ -83,6 +115,22 @@ class TableInterpreter {
   }
 
  private:
+  uint32_t MarkClass(uint32_t mark) const {
+    size_t fits = 0;
+    for (size_t i = 0; i < TPX_MAX_MARKS; ++i)
+      fits |= size_t{(mark & tables_.marks[i].mask) == tables_.marks[i].value} << i;
+    return tables_.mark_class[fits];
+  }
+
+  const tpx_bits* ByMac(const MacAddress& mac) const {
+    uint64_t value = 0;
+    memcpy(&value, mac.data(), mac.size());
+    for (const AttributeEntry& entry : attributes_) {
+      if (entry.key.attribute == TPX_ATTR_MAC && entry.key.value == value) return &entry.rules;
+    }
+    return Set(tables_.other_class[TPX_ATTR_MAC]);
+  }
+
   const tpx_bits* Set(uint32_t number) const { return &tables_.bits[number]; }
 
   uint32_t PrefixClass(size_t dimension, const IpAddr& address) const {
@@ -125,6 +173,7 @@ class TableInterpreter {
 
   const tpx_tables& tables_;
   const std::vector<tpx_page>* pages_[2];
+  const std::vector<AttributeEntry>& attributes_;
 };
 
 }  // namespace tpx::policy

@@ -34,6 +34,8 @@ struct MapShape {
 // that another version of the program made it.
 absl::StatusOr<UniqueFd> OpenPinnedMap(const std::string& path, const MapShape& shape, Access access);
 
+absl::StatusOr<UniqueFd> OpenMapById(uint32_t id, std::string_view what);
+
 struct NewMap {
   const char* name;
   MapShape shape;
@@ -70,6 +72,12 @@ class Map {
   static absl::StatusOr<Map> Create(const char* name, bpf_map_type type, uint32_t max_entries,
                                     uint32_t flags = 0) {
     TPX_ASSIGN_OR_RETURN(UniqueFd fd, CreateMap({name, Shape(type), max_entries, flags}));
+    return Map(std::move(fd), name);
+  }
+
+  // One that another map holds.
+  static absl::StatusOr<Map> OpenId(uint32_t id, const char* name) {
+    TPX_ASSIGN_OR_RETURN(UniqueFd fd, OpenMapById(id, name));
     return Map(std::move(fd), name);
   }
 

@@ -45,5 +45,9 @@ inline absl::StatusOr<Map<uint32_t, uint32_t>> OpenTables(const std::string& pin
 inline absl::StatusOr<Map<uint32_t, uint32_t>> OpenPrefixes(const std::string& pins, Access access) {
   return Map<uint32_t, uint32_t>::OpenPinned(pins + "/tpx_prefixes", BPF_MAP_TYPE_ARRAY_OF_MAPS, access);
 }
+// Of one inner map per slot, as above.
+inline absl::StatusOr<Map<uint32_t, uint32_t>> OpenAttributes(const std::string& pins, Access access) {
+  return Map<uint32_t, uint32_t>::OpenPinned(pins + "/tpx_attributes", BPF_MAP_TYPE_ARRAY_OF_MAPS, access);
+}
 
 }  // namespace tpx::bpf

@@ -142,7 +142,7 @@ void CheckRule(const Rule& rule, const tpx_tables& tables, size_t i) {
   ASSERT_EQ((Endpoint{IpAddr{compiled.to.addr}, ntohs(compiled.to.port)}), rule.target);
   const bool stops = rule.action == TPX_ACTION_DROP || rule.action == TPX_ACTION_REJECT;
   const bool goes_on = rule.action == TPX_ACTION_BYPASS || rule.fail_mode == TPX_FAIL_OPEN;
-  ASSERT_EQ(Has(tables.denying, i), stops || !goes_on);
+  ASSERT_EQ(Has(tables.bits[tables.denying_class], i), stops || !goes_on);
 }
 
 // Whether a rule stops a protocol that is neither TCP nor UDP.
@@ -183,7 +183,7 @@ TEST(CompileProperty, TablesMeanWhatThePolicyMeans) {
     ASSERT_TRUE(compiled.ok()) << compiled.status() << " seed " << seed;
     CheckRules(policy, *compiled->tables);
     ASSERT_FALSE(HasFatalFailure()) << "policy " << i << " of seed " << seed;
-    std::vector<Shadowed> shadowed = FindShadowed(*compiled);
+    std::vector<Shadowed> shadowed = FindShadowed(policy, *compiled);
     TableInterpreter tables(*compiled);
     for (int j = 0; j < kFlowsPerPolicy; ++j) {
       TestFlow flow = generator.MakeFlow(policy);

@@ -47,8 +47,8 @@ TEST(Compile, PolicyOfTheDefaultAloneNeedsNoPrefixes) {
   EXPECT_EQ(t.classify_others, 1u);
   EXPECT_EQ(t.rules[0].action, TPX_ACTION_DROP);
   EXPECT_TRUE(Has(t.bits[t.miss_class[TPX_DIM_SRC]], 0));
-  EXPECT_TRUE(Has(t.portless, 0));
-  EXPECT_TRUE(Has(t.denying, 0));
+  EXPECT_TRUE(Has(t.bits[t.portless_class], 0));
+  EXPECT_TRUE(Has(t.bits[t.denying_class], 0));
   EXPECT_EQ(TableInterpreter(compiled).Evaluate({}), 0u);
 }
 
@@ -96,8 +96,8 @@ TEST(Compile, MarksRulesThatDeny) {
     }
   }
   CompiledPolicy compiled = Compiled(WithDefault(rules));
-  EXPECT_EQ(compiled.tables->denying.word[0], 0b011011011u);
-  ExpectSummaryFits(compiled.tables->denying);
+  EXPECT_EQ(compiled.tables->bits[compiled.tables->denying_class].word[0], 0b011011011u);
+  ExpectSummaryFits(compiled.tables->bits[compiled.tables->denying_class]);
 }
 
 TEST(Compile, WritesWhatTheRulesSay) {
@@ -138,7 +138,7 @@ TEST(Compile, MarksRulesThatAcceptEveryPort) {
   CompiledPolicy compiled = Compiled(
       WithDefault({Rule{.dports = {{80, 80}}}, Rule{.sports = {{0, 65535}}},
                    Rule{.sports = {{0, 99}, {101, 65535}}}, Rule{.sports = {{100, 65535}, {0, 99}}}}));
-  EXPECT_EQ(compiled.tables->portless.word[0], 0b11010u);
+  EXPECT_EQ(compiled.tables->bits[compiled.tables->portless_class].word[0], 0b11010u);
 }
 
 TEST(Compile, ClassifiesOtherProtocolsOnlyWhereTheyMayBeStopped) {

@@ -13,10 +13,11 @@ Prefix Net(std::string_view text) { return *Prefix::Parse(text); }
 
 Pairs ShadowedOf(std::vector<Rule> rules) {
   rules.push_back({.name = "default"});
-  absl::StatusOr<CompiledPolicy> compiled = Compile({std::move(rules)});
+  const Policy policy{std::move(rules)};
+  absl::StatusOr<CompiledPolicy> compiled = Compile(policy);
   EXPECT_TRUE(compiled.ok()) << compiled.status();
   Pairs pairs;
-  for (const Shadowed& s : FindShadowed(*compiled)) pairs.emplace_back(s.rule, s.by);
+  for (const Shadowed& s : FindShadowed(policy, *compiled)) pairs.emplace_back(s.rule, s.by);
   return pairs;
 }
 

@@ -1,0 +1,166 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "policy/link.h"
+
+#include <fnmatch.h>
+
+#include <algorithm>
+#include <cstring>
+#include <map>
+
+#include "tpx/base/strings.h"
+
+namespace tpx::policy {
+namespace {
+
+uint64_t KeyOf(const MacAddress& mac) {
+  uint64_t value = 0;
+  memcpy(&value, mac.data(), mac.size());  // as BPF does
+  return value;
+}
+
+bool FitsName(const Rule& rule, const std::string& name) {
+  return std::any_of(rule.interfaces.begin(), rule.interfaces.end(), [&](const std::string& pattern) {
+    return pattern == name || fnmatch(pattern.c_str(), name.c_str(), 0) == 0;
+  });
+}
+
+// The rules for which `accepts` holds.
+template <typename Accepts>
+tpx_bits RulesThat(const Policy& policy, Accepts accepts) {
+  tpx_bits bits{};
+  for (size_t i = 0; i < policy.rules.size(); ++i) {
+    if (accepts(policy.rules[i])) SetBit(bits, i);
+  }
+  return bits;
+}
+
+// An empty list accepts everything; else what is listed, or what is not.
+bool Accepts(const Rule& rule, MatchKey key, bool no_list, bool is_listed) {
+  return no_list || is_listed != rule.negates(key);
+}
+
+class LinkCompiler {
+ public:
+  LinkCompiler(const Policy& policy, Classes& classes, CompiledPolicy& compiled)
+      : policy_(policy), classes_(classes), compiled_(compiled), tables_(*compiled.tables) {}
+
+  absl::Status Run() {
+    tables_.linkless_class = Number([](const Rule& rule) { return !rule.asks_for_link(); });
+    Ask(TPX_ATTR_DEVICE, [](const Rule& rule) { return !rule.interfaces.empty(); });
+    Ask(TPX_ATTR_MAC, [](const Rule& rule) { return !rule.macs.empty(); });
+    Ask(TPX_ATTR_DSCP, [](const Rule& rule) { return !rule.dscps.empty(); });
+    Ask(TPX_ATTR_MARK, [](const Rule& rule) { return !rule.marks.empty(); });
+    tables_.other_class[TPX_ATTR_DEVICE] = Number(
+        [](const Rule& rule) { return Accepts(rule, kMatchInterface, rule.interfaces.empty(), false); });
+    CompileMacs();
+    CompileDscps();
+    if (compiled_.attributes.size() > TPX_MAX_ATTRIBUTES - TPX_MAX_DEVICES) {
+      return absl::ResourceExhaustedError(StrCat("the rules name ", compiled_.attributes.size(),
+                                                 " different MAC addresses, more than ",
+                                                 TPX_MAX_ATTRIBUTES - TPX_MAX_DEVICES));
+    }
+    return CompileMarks();
+  }
+
+ private:
+  template <typename Test>
+  uint16_t Number(Test accepts) {
+    return static_cast<uint16_t>(classes_.Number(RulesThat(policy_, accepts)));
+  }
+
+  template <typename Test>
+  void Ask(tpx_attribute attribute, Test asks) {
+    if (std::any_of(policy_.rules.begin(), policy_.rules.end(), asks)) tables_.asks |= 1u << attribute;
+  }
+
+  void CompileMacs() {
+    const tpx_bits others = RulesThat(
+        policy_, [](const Rule& rule) { return Accepts(rule, kMatchMac, rule.macs.empty(), false); });
+    tables_.other_class[TPX_ATTR_MAC] = static_cast<uint16_t>(classes_.Number(others));
+    std::map<uint64_t, tpx_bits> rules;
+    for (size_t i = 0; i < policy_.rules.size(); ++i) {
+      const Rule& rule = policy_.rules[i];
+      for (const MacAddress& mac : rule.macs) {
+        tpx_bits& bits = rules.emplace(KeyOf(mac), others).first->second;
+        rule.negates(kMatchMac) ? ClearBit(bits, i) : SetBit(bits, i);
+      }
+    }
+    for (const auto& [mac, bits] : rules)
+      compiled_.attributes.push_back({{.value = mac, .attribute = TPX_ATTR_MAC, .pad = 0}, bits});
+  }
+
+  void CompileDscps() {
+    for (uint8_t dscp = 0; dscp < std::size(tables_.dscp_class); ++dscp) {
+      tables_.dscp_class[dscp] = Number([dscp](const Rule& rule) {
+        return rule.dscps.empty() ||
+               std::find(rule.dscps.begin(), rule.dscps.end(), dscp) != rule.dscps.end();
+      });
+    }
+  }
+
+  absl::Status CompileMarks() {
+    std::vector<MarkMatch> marks;
+    for (const Rule& rule : policy_.rules) {
+      for (const MarkMatch& mark : rule.marks) {
+        if (std::find(marks.begin(), marks.end(), mark) == marks.end()) marks.push_back(mark);
+      }
+    }
+    if (marks.size() > TPX_MAX_MARKS) {
+      return absl::ResourceExhaustedError(StrCat("the rules name ", marks.size(),
+                                                 " different marks, more than TPX_MAX_MARKS (", TPX_MAX_MARKS,
+                                                 ")"));
+    }
+    for (size_t i = 0; i < marks.size(); ++i) tables_.marks[i] = {marks[i].value, marks[i].mask};
+    for (size_t fits = 0; fits < std::size(tables_.mark_class); ++fits) {
+      tables_.mark_class[fits] = Number([&](const Rule& rule) {
+        const bool listed = std::any_of(rule.marks.begin(), rule.marks.end(), [&](const MarkMatch& mark) {
+          return (fits >> (std::find(marks.begin(), marks.end(), mark) - marks.begin()) & 1) != 0;
+        });
+        return Accepts(rule, kMatchMark, rule.marks.empty(), listed);
+      });
+    }
+    return absl::OkStatus();
+  }
+
+  const Policy& policy_;
+  Classes& classes_;
+  CompiledPolicy& compiled_;
+  tpx_tables& tables_;
+};
+
+}  // namespace
+
+absl::Status CompileLink(const Policy& policy, Classes& classes, CompiledPolicy& compiled) {
+  return LinkCompiler(policy, classes, compiled).Run();
+}
+
+std::vector<AttributeEntry> DeviceEntries(const Policy& policy, const std::vector<DeviceName>& devices) {
+  std::vector<AttributeEntry> entries;
+  const bool asked = std::any_of(policy.rules.begin(), policy.rules.end(),
+                                 [](const Rule& rule) { return !rule.interfaces.empty(); });
+  if (!asked) return entries;
+  for (const DeviceName& device : devices) {
+    entries.push_back({{.value = device.ifindex, .attribute = TPX_ATTR_DEVICE, .pad = 0},
+                       RulesThat(policy, [&](const Rule& rule) {
+                         return Accepts(rule, kMatchInterface, rule.interfaces.empty(),
+                                        FitsName(rule, device.name));
+                       })});
+  }
+  return entries;
+}
+
+std::vector<DeviceName> TellingDevices(const Policy& policy) {
+  std::vector<DeviceName> devices;
+  for (const Rule& rule : policy.rules) {
+    for (const std::string& pattern : rule.interfaces) {
+      std::string longer;
+      for (char c : pattern) longer += c == '*' ? "\1\1" : std::string(1, c);
+      devices.push_back({pattern, 0});
+      devices.push_back({longer, 0});
+    }
+  }
+  devices.push_back({"\1", 0});
+  return devices;
+}
+
+}  // namespace tpx::policy
