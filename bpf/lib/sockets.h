@@ -43,7 +43,7 @@ static __noinline int tcp_owner(struct __sk_buff *skb, const struct tpx_flow *fl
   struct bpf_sock *sk;
   __u32 state;
 
-  if (!flow) return OWNED_BY_NONE;
+  if (!flow || tpx_sees_no_socket) return OWNED_BY_NONE;
   set_guard(1);
   sk = lookup_tcp(skb, flow);
   set_guard(0);
@@ -100,7 +100,7 @@ static __noinline int udp_owner(struct __sk_buff *skb, const struct tpx_flow *fl
   struct bpf_sock *sk;
   int bound;
 
-  if (!flow) return OWNED_BY_NONE;
+  if (!flow || tpx_sees_no_socket) return OWNED_BY_NONE;
   set_guard(1);
   sk = lookup_udp(skb, flow);
   set_guard(0);

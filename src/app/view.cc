@@ -6,11 +6,6 @@
 namespace tpx::app {
 namespace {
 
-const char* Name(tpx_action action) {
-  constexpr const char* kNames[] = {"bypass", "proxy", "drop", "reject", "redirect"};
-  return kNames[action];
-}
-
 const char* Name(tpx_fail_mode mode) {
   constexpr const char* kNames[] = {"open", "closed", "reset"};
   return kNames[mode];
@@ -27,7 +22,7 @@ const char* Name(tpx_mapping mapping) {
 }
 
 RuleView ViewOf(const policy::Rule& rule) {
-  RuleView view{.name = rule.name, .action = Name(rule.action)};
+  RuleView view{.name = rule.name, .action = ActionName(rule.action)};
   if (!rule.is_proxied()) return view;
   view.fail_mode = Name(rule.fail_mode);
   view.source = Name(rule.source);
@@ -40,6 +35,11 @@ RuleView ViewOf(const policy::Rule& rule) {
 }
 
 }  // namespace
+
+const char* ActionName(tpx_action action) {
+  constexpr const char* kNames[] = {"bypass", "proxy", "drop", "reject", "redirect"};
+  return kNames[action];
+}
 
 absl::StatusOr<GatewayView> ReadGateway(const control::Paths& paths) {
   GatewayView view;

@@ -64,6 +64,7 @@ absl::StatusOr<Object> Object::Open(const Knobs& knobs) {
   object.skeleton_->rodata->tpx_steer_mark = knobs.steer_mark;
   object.skeleton_->rodata->tpx_mark_mask = knobs.mark_mask;
   object.skeleton_->rodata->tpx_own_mark = knobs.own_mark;
+  object.skeleton_->rodata->tpx_sees_no_socket = knobs.sees_no_socket ? 1 : 0;
   return object;
 }
 
@@ -81,16 +82,33 @@ absl::StatusOr<Object> Object::Load(const Knobs& knobs) {
   return object;
 }
 
+absl::Status Object::ReuseMap(bpf_map* map, const std::string& dir) {
+  const std::string path = StrCat(dir, "/", bpf_map__name(map));
+  // libbpf would make a map that is missing, and compares the layout of one that is there.
+  if (!Exists(path)) return absl::FailedPreconditionError(StrCat("there is no pin ", path));
+  const int result = bpf_map__set_pin_path(map, path.c_str());
+  return result == 0 ? absl::OkStatus() : ErrnoStatus(-result, StrCat("reuse ", path));
+}
+
 absl::StatusOr<Object> Object::LoadOnMapsOf(const std::string& dir, const Knobs& knobs) {
   TPX_ASSIGN_OR_RETURN(Object object, Open(knobs));
   bpf_map* map = nullptr;
   bpf_object__for_each_map(map, object.skeleton_->obj) {
-    if (bpf_map__is_internal(map)) continue;
-    const std::string path = StrCat(dir, "/", bpf_map__name(map));
-    // libbpf would make a map that is missing, and compares the layout of one that is there.
-    if (!Exists(path)) return absl::FailedPreconditionError(StrCat("there is no pin ", path));
-    const int result = bpf_map__set_pin_path(map, path.c_str());
-    if (result != 0) return ErrnoStatus(-result, StrCat("reuse ", path));
+    if (!bpf_map__is_internal(map)) TPX_RETURN_IF_ERROR(object.ReuseMap(map, dir));
+  }
+  TPX_RETURN_IF_ERROR(object.LoadIntoKernel());
+  return object;
+}
+
+absl::StatusOr<Object> Object::LoadForTrial(const std::string& dir, std::span<const char* const> shared,
+                                            const Knobs& knobs) {
+  TPX_ASSIGN_OR_RETURN(Object object, Open(knobs));
+  bpf_program__set_autoload(object.skeleton_->progs.tpx_wan, false);
+  bpf_program__set_autoload(object.skeleton_->progs.tpx_sk_lookup, false);
+  for (const char* name : shared) {
+    bpf_map* map = bpf_object__find_map_by_name(object.skeleton_->obj, name);
+    if (map == nullptr) return absl::InternalError(StrCat("there is no map ", name));
+    TPX_RETURN_IF_ERROR(object.ReuseMap(map, dir));
   }
   TPX_RETURN_IF_ERROR(object.LoadIntoKernel());
   return object;
@@ -104,8 +122,8 @@ absl::Status Object::PinMaps(const std::string& dir) const {
   LibbpfLog log;
   bpf_map* map = nullptr;
   bpf_object__for_each_map(map, skeleton_->obj) {
-    // Constants and such belong to the programs alone.
-    if (bpf_map__is_internal(map)) continue;
+    // Constants and such belong to the programs alone, and what is pinned to others.
+    if (bpf_map__is_internal(map) || bpf_map__is_pinned(map)) continue;
     const std::string path = StrCat(dir, "/", bpf_map__name(map));
     TPX_RETURN_IF_ERROR(PinOne(bpf_map__pin(map, path.c_str()), bpf_map__name(map), path));
   }

@@ -33,6 +33,13 @@ constexpr Command kCommands[] = {
      kNothing, RunDetach},
     {"status", "what is loaded and who serves", "", kJson, RunStatus},
     {"counters", "packets by reason, flows by rule, bytes by worker", "", kJson, RunCounters},
+    {"explain", "what becomes of a new flow, by which rule and why",
+     "Runs the BPF programs on the flow's first packet, which nobody sends: with the policy that is loaded "
+     "or, with --config, as if that file were; with the workers that are there. Changes nothing, no counter "
+     "either. Examples: 'tpx-bpf explain tcp 192.0.2.2:40000 203.0.113.5:443', "
+     "'tpx-bpf explain udp [2001:db8::2]:5000 [2001:db8:1::1]:53', 'tpx-bpf explain icmp 192.0.2.2 "
+     "203.0.113.5'.",
+     kConfig | kFlow | kJson, RunExplain},
     {"check", "check a configuration file without touching the kernel",
      "Prints every fault as file:line:column. Exit status 1 when there is one.", kFile | kJson, RunCheck},
     {"version", "version of the program and of its kernel contract", "", kJson, RunVersion},
@@ -52,6 +59,16 @@ void AddOptions(CLI::App& app, unsigned accepts, Options& options) {
   }
   if (accepts & kDryRun) app.add_flag("--dry-run", options.dry_run, "say what would be done, change nothing");
   if (accepts & kJson) app.add_flag("--json", options.json, "answer in JSON");
+  if (accepts & kFlow) {
+    FlowOptions& flow = options.flow;
+    app.add_option("PROTO", flow.proto, "tcp, udp or icmp")->required();
+    app.add_option("SRC", flow.src, "the client: ADDRESS[:PORT], IPv6 as [ADDRESS]:PORT")->required();
+    app.add_option("DST", flow.dst, "the server: ADDRESS:PORT; for icmp without a port")->required();
+    app.add_option("--in", flow.device, "device that it comes in by; else the first LAN device")
+        ->type_name("DEV");
+    app.add_option("--mark", flow.mark, "mark that the packet has")->type_name("N");
+    app.add_option("--mac", flow.mac, "link address of the sender")->type_name("ADDR");
+  }
   if (accepts & kFile) app.add_option("FILE", options.file, "configuration file (YAML)")->required();
 }
 

@@ -15,6 +15,7 @@ enum Accepts : unsigned {
   kDryRun = 1 << 2,   // --dry-run
   kJson = 1 << 3,     // --json
   kFile = 1 << 4,     // FILE
+  kFlow = 1 << 5,     // PROTO SRC[:PORT] DST[:PORT], --in DEV, --mark N, --mac ADDR
 };
 
 // One line of the command table. Nouns read, verbs change.
@@ -38,6 +39,7 @@ int RunDetach(const Options& options, Env& env);
 int RunReload(const Options& options, Env& env);
 int RunStatus(const Options& options, Env& env);
 int RunCounters(const Options& options, Env& env);
+int RunExplain(const Options& options, Env& env);
 int RunCheck(const Options& options, Env& env);
 int RunVersion(const Options& options, Env& env);
 

@@ -19,6 +19,12 @@ struct Env {
   std::ostream& err;
 };
 
+// A flow as it was typed; see flow_arguments.h.
+struct FlowOptions {
+  std::string proto, src, dst;
+  std::string device, mark, mac;  // empty: not given
+};
+
 // The options of one invocation. A command reads those that its table entry
 // asks for; the others keep their defaults.
 struct Options {
@@ -26,6 +32,7 @@ struct Options {
   std::string config;  // empty: none given
   std::vector<std::string> lan, wan;
   std::string file;  // positional argument of check
+  FlowOptions flow;  // of explain
   bool json = false;
   bool dry_run = false;
 };

@@ -60,4 +60,18 @@ absl::StatusOr<bool> UnmountBpffsIfEmpty(const std::string& path) {
   return true;
 }
 
+absl::StatusOr<UniqueFd> OpenDetachedBpffs() {
+  UniqueFd context(fsopen("bpf", FSOPEN_CLOEXEC));
+  if (!context) return ErrnoStatus(errno, "open a BPF file system");
+  if (fsconfig(context.get(), FSCONFIG_SET_STRING, "mode", "0700", 0) != 0 ||
+      fsconfig(context.get(), FSCONFIG_CMD_CREATE, nullptr, nullptr, 0) != 0)
+    return ErrnoStatus(errno, "create a BPF file system");
+  UniqueFd directory(
+      fsmount(context.get(), FSMOUNT_CLOEXEC, MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV | MOUNT_ATTR_NOEXEC));
+  if (!directory) return ErrnoStatus(errno, "mount a BPF file system");
+  return directory;
+}
+
+std::string PathOf(const UniqueFd& directory) { return StrCat("/proc/self/fd/", directory.get()); }
+
 }  // namespace tpx::sys

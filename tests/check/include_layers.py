@@ -34,7 +34,7 @@ LIBRARIES = {
     "CLI/": {"cli"},
 }
 FAMILY_FILES = {"src/base/address.cc", "src/sys/rtnl_devices.cc", "src/sys/rtnl_routing.cc", "src/sys/sock_diag.cc",
-                "src/sys/icmp.cc", "src/sys/socket.cc", "src/sys/udp_raw.cc", "src/sys/udp_socket.cc",
+                "src/sys/icmp.cc", "src/control/trial_frame.cc", "src/sys/socket.cc", "src/sys/udp_raw.cc", "src/sys/udp_socket.cc",
                 "bpf/lib/parse.h", "bpf/lib/family.h"}
 INCLUDE = re.compile(r'^\s*#\s*include\s*[<"]([^>"]+)[>"]')
 FAMILY = re.compile(r"\b(AF_INET6?|PF_INET6?|ETH_P_IP(V6)?)\b")

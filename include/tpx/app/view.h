@@ -11,6 +11,8 @@
 
 namespace tpx::app {
 
+const char* ActionName(tpx_action action);  // "proxy", …
+
 struct RuleView {
   std::string name;
   const char* action = "";     // "proxy", …

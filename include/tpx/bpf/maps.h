@@ -33,6 +33,10 @@ inline absl::StatusOr<Map<tpx_addr, uint32_t>> OpenLocal(const std::string& pins
 inline absl::StatusOr<Map<tpx_flow, tpx_verdict>> OpenFlows(const std::string& pins, Access access) {
   return Map<tpx_flow, tpx_verdict>::OpenPinned(pins + "/tpx_flows", BPF_MAP_TYPE_LRU_HASH, access);
 }
+// Per CPU: what tc decided, index by the flow's hash.
+inline absl::StatusOr<PerCpuArray<tpx_handoff>> OpenHandoff(const std::string& pins, Access access) {
+  return PerCpuArray<tpx_handoff>::OpenPinned(pins + "/tpx_handoff", access);
+}
 // Key ifindex, value tpx_role.
 inline absl::StatusOr<Map<uint32_t, uint32_t>> OpenDevices(const std::string& pins, Access access) {
   return Map<uint32_t, uint32_t>::OpenPinned(pins + "/tpx_devices", BPF_MAP_TYPE_HASH, access);

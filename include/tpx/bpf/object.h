@@ -3,12 +3,14 @@
 
 #include <cstdint>
 #include <memory>
+#include <span>
 #include <string>
 #include <string_view>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 
+struct bpf_map;
 struct tpx_bpf;
 
 namespace tpx::bpf {
@@ -17,6 +19,7 @@ struct Knobs {
   uint32_t steer_mark = 0;
   uint32_t mark_mask = 0;
   uint32_t own_mark = 0;
+  bool sees_no_socket = false;  // judges every flow as a new one, and leaves the socket table alone
 };
 
 // All programs and maps, loaded into the kernel. They go when this object goes,
@@ -29,12 +32,17 @@ class Object {
   // those is missing or has another layout.
   static absl::StatusOr<Object> LoadOnMapsOf(const std::string& dir, const Knobs& knobs);
 
+  // The LAN program alone, for runs on packets that are none. Of the maps those
+  // named are the ones pinned in `dir`, the others are its own.
+  static absl::StatusOr<Object> LoadForTrial(const std::string& dir, std::span<const char* const> shared,
+                                             const Knobs& knobs);
+
   int lan_fd() const;
   int wan_fd() const;
   int sk_lookup_fd() const;
   // Pin each program or map into the directory under its name.
   absl::Status PinPrograms(const std::string& dir) const;
-  absl::Status PinMaps(const std::string& dir) const;
+  absl::Status PinMaps(const std::string& dir) const;  // its own
 
  private:
   struct Destroy {
@@ -42,6 +50,7 @@ class Object {
   };
   explicit Object(tpx_bpf* skeleton) : skeleton_(skeleton) {}
   static absl::StatusOr<Object> Open(const Knobs& knobs);
+  absl::Status ReuseMap(bpf_map* map, const std::string& dir);
   absl::Status LoadIntoKernel();
   std::unique_ptr<tpx_bpf, Destroy> skeleton_;
 };

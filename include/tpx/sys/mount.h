@@ -5,6 +5,7 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "tpx/base/unique_fd.h"
 
 namespace tpx::sys {
 
@@ -17,5 +18,10 @@ absl::Status MountBpffs(const std::string& path);
 
 // Unmounts when nothing is pinned there. True when it did.
 absl::StatusOr<bool> UnmountBpffsIfEmpty(const std::string& path);
+
+// A BPF file system that is mounted nowhere and goes with its descriptor;
+// PathOf leads into it.
+absl::StatusOr<UniqueFd> OpenDetachedBpffs();
+std::string PathOf(const UniqueFd& directory);
 
 }  // namespace tpx::sys

@@ -1,0 +1,22 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "tpx/bpf/trial.h"
+
+#include <bpf/bpf.h>
+#include <linux/bpf.h>
+
+#include "tpx/base/status.h"
+
+namespace tpx::bpf {
+
+absl::Status RunTrial(int program_fd, const TrialPacket& packet) {
+  __sk_buff context{};
+  context.ifindex = static_cast<uint32_t>(packet.ifindex);
+  context.mark = packet.mark;
+  LIBBPF_OPTS(bpf_test_run_opts, options, .data_in = packet.frame.data(),
+              .data_size_in = static_cast<uint32_t>(packet.frame.size()), .ctx_in = &context,
+              .ctx_size_in = sizeof(context), .repeat = 1);
+  const int result = bpf_prog_test_run_opts(program_fd, &options);
+  return result == 0 ? absl::OkStatus() : ErrnoStatus(-result, "run of the program on a trial packet");
+}
+
+}  // namespace tpx::bpf

@@ -1,0 +1,126 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "flow_arguments.h"
+
+#include <netinet/in.h>
+
+#include <algorithm>
+#include <vector>
+
+#include "absl/strings/ascii.h"
+#include "absl/strings/numbers.h"
+#include "absl/strings/str_split.h"
+#include "absl/strings/strip.h"
+#include "tpx/base/status.h"
+#include "tpx/base/strings.h"
+
+namespace tpx::cli {
+namespace {
+
+// Of a client that lets its kernel choose.
+constexpr uint16_t kSomeSourcePort = 50000;
+
+absl::StatusOr<uint8_t> ParseProtocol(const std::string& text) {
+  if (text == "tcp") return IPPROTO_TCP;
+  if (text == "udp") return IPPROTO_UDP;
+  if (text == "icmp") return IPPROTO_ICMP;
+  return absl::InvalidArgumentError(
+      StrCat("there is no protocol ", Quote(text), ": expected tcp, udp or icmp"));
+}
+
+absl::StatusOr<uint16_t> ParsePort(std::string_view text, const std::string& whole) {
+  uint32_t port = 0;
+  if (!std::all_of(text.begin(), text.end(), absl::ascii_isdigit) || !absl::SimpleAtoi(ToAbsl(text), &port) ||
+      port == 0 || port > 65535)
+    return absl::InvalidArgumentError(
+        StrCat("port of ", Quote(whole), ": expected a number from 1 to 65535"));
+  return static_cast<uint16_t>(port);
+}
+
+// "192.0.2.1", "192.0.2.1:80", "2001:db8::1", "[2001:db8::1]", "[2001:db8::1]:80"; port 0: none given.
+absl::StatusOr<Endpoint> ParseEnd(const std::string& text) {
+  std::string_view address = text, port;
+  bool has_port = false;
+  const size_t colon = address.rfind(':'), bracket = address.rfind(']');
+  const bool brackets = address.starts_with('[') && bracket != address.npos;
+  if (brackets) {
+    has_port = bracket + 1 < address.size() && address[bracket + 1] == ':';
+    if (!has_port && bracket + 1 != address.size())
+      return absl::InvalidArgumentError(StrCat(Quote(text), ": expected [2001:db8::1]:443"));
+    if (has_port) port = address.substr(bracket + 2);
+    address = address.substr(1, bracket - 1);
+  } else if (colon != address.npos && address.find(':') == colon) {
+    has_port = true;
+    port = address.substr(colon + 1);
+    address = address.substr(0, colon);
+  }
+  const absl::StatusOr<IpAddr> addr = IpAddr::Parse(address);
+  if (!addr.ok() || (brackets && addr->is_v4()))
+    return absl::InvalidArgumentError(
+        StrCat(Quote(text),
+               " is no address: expected 192.0.2.2:40000 or [2001:db8::2]:40000, without a port for icmp"));
+  Endpoint end{.addr = *addr, .port = 0};
+  if (has_port) {
+    TPX_ASSIGN_OR_RETURN(end.port, ParsePort(port, text));
+  }
+  return end;
+}
+
+absl::StatusOr<uint32_t> ParseMark(const std::string& text) {
+  uint32_t mark = 0;
+  absl::string_view digits = text;
+  const bool hex = absl::ConsumePrefix(&digits, "0x") || absl::ConsumePrefix(&digits, "0X");
+  if (hex ? absl::SimpleHexAtoi(digits, &mark) : absl::SimpleAtoi(digits, &mark)) return mark;
+  return absl::InvalidArgumentError(
+      StrCat("--mark ", Quote(text), ": expected a number of 32 bits, such as 16 or 0x10"));
+}
+
+absl::StatusOr<policy::MacAddress> ParseMac(const std::string& text) {
+  const std::vector<std::string> parts = absl::StrSplit(text, ':');
+  policy::MacAddress mac{};
+  bool good = parts.size() == mac.size();
+  for (size_t i = 0; good && i < mac.size(); ++i) {
+    uint32_t byte = 0;
+    good = parts[i].size() == 2 && std::all_of(parts[i].begin(), parts[i].end(), absl::ascii_isxdigit) &&
+           absl::SimpleHexAtoi(parts[i], &byte);
+    mac[i] = static_cast<uint8_t>(byte);
+  }
+  if (good) return mac;
+  return absl::InvalidArgumentError(StrCat("--mac ", Quote(text), ": expected 00:00:5e:00:53:01"));
+}
+
+absl::Status CheckPorts(const FlowOptions& options, control::TrialFlow& flow) {
+  const bool has_ports = flow.proto != IPPROTO_ICMP;
+  if (!has_ports && (flow.src.port != 0 || flow.dst.port != 0))
+    return absl::InvalidArgumentError("icmp has no ports: expected addresses alone");
+  if (has_ports && flow.dst.port == 0) {
+    const std::string address = flow.dst.addr.ToString();
+    return absl::InvalidArgumentError(StrCat(Quote(options.dst), " has no port: expected ",
+                                             flow.dst.addr.is_v4() ? address : StrCat("[", address, "]"),
+                                             ":443"));
+  }
+  if (has_ports && flow.src.port == 0) flow.src.port = kSomeSourcePort;
+  return absl::OkStatus();
+}
+
+}  // namespace
+
+absl::StatusOr<control::TrialFlow> ParseFlow(const FlowOptions& options) {
+  control::TrialFlow flow;
+  TPX_ASSIGN_OR_RETURN(flow.proto, ParseProtocol(options.proto));
+  TPX_ASSIGN_OR_RETURN(flow.src, ParseEnd(options.src));
+  TPX_ASSIGN_OR_RETURN(flow.dst, ParseEnd(options.dst));
+  if (flow.src.addr.is_v4() != flow.dst.addr.is_v4())
+    return absl::InvalidArgumentError(
+        StrCat(Quote(options.src), " and ", Quote(options.dst), ": expected two IPv4 or two IPv6 addresses"));
+  TPX_RETURN_IF_ERROR(CheckPorts(options, flow));
+  flow.device = options.device;
+  if (!options.mark.empty()) {
+    TPX_ASSIGN_OR_RETURN(flow.mark, ParseMark(options.mark));
+  }
+  if (!options.mac.empty()) {
+    TPX_ASSIGN_OR_RETURN(flow.mac, ParseMac(options.mac));
+  }
+  return flow;
+}
+
+}  // namespace tpx::cli
