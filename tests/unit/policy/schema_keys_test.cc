@@ -57,6 +57,7 @@ std::vector<Mapping> Mappings() {
           {"/properties/proxy/properties/keepalive", kHead + "proxy: {keepalive: {'@': 1}}\n"},
           {"/$defs/set_file", kHead + "sets: {a: {'@': 1}}\n"},
           {"/$defs/redirect", kHead + "rules: [{name: a, action: {redirect: '192.0.2.1:53', '@': 1}}]\n"},
+          {"/$defs/limit", kHead + "rules: [{name: a, action: proxy, limit: {rate: 1, '@': 1}}]\n"},
           {"/$defs/rule", kHead + "rules: [{name: a, action: drop, '@': 1}]\n"},
           {"/$defs/match", kHead + "rules: [{name: a, action: drop, match: {'@': 1}}]\n"}};
 }
