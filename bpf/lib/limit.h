@@ -13,7 +13,7 @@
 
 #define SECOND_NS 1000000000ULL
 
-/* CPUs that race for the same bucket: who loses more often passes, because others have just found enough in it. */
+/* Of CPUs that race for a bucket. Who loses more often passes: others have just found enough in it. */
 #define TAKE_ATTEMPTS 4
 
 struct limit {
@@ -66,7 +66,8 @@ static __always_inline int take(struct tpx_source *source, const struct limit *l
   return 1;
 }
 
-static __always_inline int is_in_penalty(const struct tpx_source *source, const struct limit *limit, __u64 now) {
+static __always_inline int is_in_penalty(const struct tpx_source *source, const struct limit *limit,
+                                         __u64 now) {
   __u64 denied = *(volatile __u64 *)&source->denied_ns;
 
   return denied && limit->penalty_ns && (__s64)(now - denied) < (__s64)limit->penalty_ns;
