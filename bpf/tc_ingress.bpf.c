@@ -13,6 +13,7 @@
 #include "lib/count.h"
 #include "lib/ctx_skb.h"
 #include "lib/flows.h"
+#include "lib/limit.h"
 #include "lib/parse.h"
 #include "lib/policy.h"
 #include "lib/reset.h"
@@ -80,6 +81,18 @@ static __noinline int judge_new_flow(struct __sk_buff *skb, struct packet *p, st
   return v->reason;
 }
 
+/*
+ * The reason why a flow that nothing else stands in the way of must not begin, or 0. Only TCP and UDP have
+ * flows that begin. What sk_lookup asks the policy by itself has come through here before: the SYN whose
+ * cookie came back was within the limit.
+ */
+static __always_inline int exceeded_limit(const struct tpx_flow *flow, const struct tpx_verdict *v) {
+  enum tpx_effect effect = effect_of(v->reason);
+
+  if (!v->limit || (effect != TPX_EFFECT_STEER && effect != TPX_EFFECT_PASS)) return 0;
+  return tpx_exceeds_limit(flow, v);
+}
+
 /* Impossible senders; the gateway's own address coming in from outside is one. */
 static __always_inline int is_martian(const struct tpx_flow *f) {
   return addr_equal(&f->src, &f->dst) || addr_never_sends(&f->src) || is_local(&f->src);
@@ -120,17 +133,19 @@ static __always_inline int judge_owned(struct __sk_buff *skb, struct packet *p) 
 
 static __always_inline int judge_syn(struct __sk_buff *skb, struct packet *p) {
   struct tpx_verdict v = {};
-  int owner, reason;
+  int owner, reason, exceeded;
 
   if (is_martian(&p->flow)) return TPX_R_MARTIAN;
   owner = tcp_owner(skb, &p->flow);
   if (owner == OWNED_BY_SOCKET) return judge_owned(skb, p);
   reason = judge_new_flow(skb, p, &v);
+  /* Some stacks take these for a SYN; the classes that matter must not leak them. */
+  if ((p->tcp.fin || p->tcp.rst) && effect_of(reason) != TPX_EFFECT_PASS) return TPX_R_BAD_FLAGS;
+  exceeded = exceeded_limit(&p->flow, &v);
+  if (exceeded) return exceeded;
   if (effect_of(reason) == TPX_EFFECT_STEER) hand_off(&p->flow, &v);
-  if (p->tcp.fin || p->tcp.rst) {
-    /* Some stacks take these for a SYN; the classes that matter must not leak them. */
-    if (effect_of(reason) != TPX_EFFECT_PASS) return TPX_R_BAD_FLAGS;
-  } else if (owner == OWNED_BY_TIME_WAIT && effect_of(reason) == TPX_EFFECT_PASS) {
+  if (p->tcp.fin || p->tcp.rst) return reason;
+  if (owner == OWNED_BY_TIME_WAIT && effect_of(reason) == TPX_EFFECT_PASS) {
     note_direct(&p->flow, reason);
     keep_from_early_demux(skb);
   } else if (owner == OWNED_BY_TIME_WAIT) {
@@ -210,7 +225,7 @@ static __always_inline int is_transparent(const struct tpx_verdict *v) {
  */
 static __noinline int judge_new_datagram(struct __sk_buff *skb, struct packet *p) {
   struct tpx_verdict v = {};
-  int reason;
+  int reason, exceeded;
 
   if (!p) return TPX_R_MALFORMED;
   if (is_martian(&p->flow)) return TPX_R_MARTIAN;
@@ -222,6 +237,9 @@ static __noinline int judge_new_datagram(struct __sk_buff *skb, struct packet *p
     if (is_transparent(&v) && udp_owner(skb, &p->flow, tpx_own_mark) == OWNED_BY_SOCKET) {
       v.action = TPX_ACTION_BYPASS;
       v.reason = reason = TPX_R_ESTABLISHED;
+    } else {
+      exceeded = exceeded_limit(&p->flow, &v);
+      if (exceeded) return exceeded;
     }
   }
   if (!v.reason) return reason;

@@ -37,6 +37,7 @@ extern "C" {
 #define TPX_MAX_LOCAL_ADDRS 4096
 #define TPX_MAX_FLOWS 131072
 #define TPX_MAX_FRAGS 8192
+#define TPX_MAX_SOURCES 65536 /* with the rules that limit them */
 #define TPX_SLOTS 2 /* generations kept: the live one and the one being filled */
 #define TPX_HANDOFF_SLOTS 256
 #define TPX_MAX_DEVICES 1024
@@ -137,7 +138,7 @@ struct tpx_verdict {
   __u8 mapping;         /* enum tpx_mapping */
   __u8 worker;          /* chosen worker, where action is proxy or redirect */
   __u8 fragmentable;    /* UDP over IPv4: the flow's last datagram may be fragmented on its way */
-  __u8 pad[2];
+  __u16 limit;          /* 1 + number of the rule, if it has a limit */
   __u32 device;         /* UDP: index of the device that the flow came in by */
   __u32 seen_s;         /* CLOCK_MONOTONIC; where the verdict is kept, in tpx_flows */
   struct tpx_target to; /* where action is redirect */
@@ -169,6 +170,19 @@ struct tpx_frag {
   __u32 pad;
 };
 TPX_SIZE(struct tpx_frag, 16);
+
+/* tpx_sources: what a source has used up of what a rule allows it. */
+struct tpx_source_key {
+  struct tpx_addr addr; /* of IPv6 the first 64 bits */
+  __u32 counter;        /* of the rule */
+};
+TPX_SIZE(struct tpx_source_key, 20);
+
+struct tpx_source {
+  __u64 full_ns;   /* CLOCK_MONOTONIC; when all of the burst is there again */
+  __u64 denied_ns; /* when its penalty began; 0: never */
+};
+TPX_SIZE(struct tpx_source, 16);
 
 /* What a hook does with a packet. Every reason has exactly one. */
 enum tpx_effect {

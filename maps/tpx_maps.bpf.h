@@ -67,6 +67,13 @@ struct {
 } tpx_frags SEC(".maps") __weak;
 
 struct {
+  __uint(type, BPF_MAP_TYPE_LRU_HASH);
+  __uint(max_entries, TPX_MAX_SOURCES);
+  __type(key, struct tpx_source_key);
+  __type(value, struct tpx_source);
+} tpx_sources SEC(".maps") __weak;
+
+struct {
   __uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
   __uint(max_entries, TPX_HANDOFF_SLOTS);
   __type(key, __u32);

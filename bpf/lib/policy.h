@@ -261,6 +261,7 @@ static __always_inline void verdict_of_rule(const struct tpx_tables *t, __u32 in
   v->fail_mode = rule->fail_mode;
   v->source = rule->source;
   v->mapping = rule->mapping;
+  v->limit = rule->rate ? index + 1 : 0;
   v->to = rule->to;
 }
 

@@ -84,6 +84,23 @@ absl::Status UpdateBatch(int fd, const void* keys, size_t key_size, const void* 
   return absl::OkStatus();
 }
 
+absl::StatusOr<std::vector<char>> KeysOfHash(int fd, size_t key_size, size_t value_size,
+                                             std::string_view what) {
+  constexpr uint32_t kPerCall = 4096;  // more than one bucket ever holds
+  std::vector<char> keys, values(kPerCall * value_size);
+  uint32_t bucket = 0;
+  for (void* from = nullptr;; from = &bucket) {
+    const size_t before = keys.size();
+    keys.resize(before + kPerCall * key_size);
+    uint32_t n = kPerCall;
+    const int result =
+        bpf_map_lookup_batch(fd, from, &bucket, keys.data() + before, values.data(), &n, nullptr);
+    if (result != 0 && result != -ENOENT) return ErrnoStatus(-result, StrCat("reading ", what));
+    keys.resize(before + n * key_size);
+    if (result == -ENOENT) return keys;
+  }
+}
+
 absl::StatusOr<size_t> PossibleCpus() {
   const int cpus = libbpf_num_possible_cpus();
   if (cpus < 0) return ErrnoStatus(-cpus, "count of possible CPUs");

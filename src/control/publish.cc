@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <atomic>
+#include <cstring>
 #include <numeric>
 #include <set>
 #include <vector>
@@ -48,6 +49,22 @@ absl::Status FillAttributes(const std::string& pins, const policy::CompiledPolic
   for (const policy::AttributeEntry& entry : compiled.attributes)
     TPX_RETURN_IF_ERROR(inner.Update(entry.key, entry.rules));
   return outer.Update(SlotOf(generation), static_cast<uint32_t>(inner.fd()));
+}
+
+// What sources have used up of rules that had these counters before.
+absl::Status ForgetSources(const std::string& pins, const std::set<uint32_t>& counters) {
+  if (counters.empty()) return absl::OkStatus();
+  TPX_ASSIGN_OR_RETURN(auto sources, bpf::OpenSources(pins, Access::kReadWrite));
+  TPX_ASSIGN_OR_RETURN(const std::vector<char> bytes, bpf::KeysOfHash(sources.fd(), sizeof(tpx_source_key),
+                                                                      sizeof(tpx_source), sources.name()));
+  for (size_t at = 0; at < bytes.size(); at += sizeof(tpx_source_key)) {
+    tpx_source_key key;
+    std::memcpy(&key, &bytes[at], sizeof(key));
+    if (!counters.contains(key.counter)) continue;
+    const absl::Status status = sources.Delete(key);
+    if (!status.ok() && !absl::IsNotFound(status)) return status;
+  }
+  return absl::OkStatus();
 }
 
 }  // namespace
@@ -98,10 +115,13 @@ RuleCounters AssignCounters(const RuleCounters& live, const policy::Policy& poli
 absl::Status ClearCounters(const std::string& pins, const RuleCounters& live, const RuleCounters& counters) {
   TPX_ASSIGN_OR_RETURN(auto hits, bpf::OpenRuleHits(pins, Access::kReadWrite));
   const std::vector<tpx_count> zero(hits.cpus());
+  std::set<uint32_t> fresh;
   for (const auto& [name, counter] : counters) {
-    if (!live.contains(name)) TPX_RETURN_IF_ERROR(hits.Update(counter, zero));
+    if (live.contains(name)) continue;
+    fresh.insert(counter);
+    TPX_RETURN_IF_ERROR(hits.Update(counter, zero));
   }
-  return absl::OkStatus();
+  return ForgetSources(pins, fresh);
 }
 
 absl::Status SwitchGeneration(const std::string& pins, uint32_t generation, const TablesMap& tables) {

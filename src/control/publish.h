@@ -39,8 +39,8 @@ absl::Status UpdateAttributes(const std::string& pins, uint32_t generation,
 // `live` are the counters of the live generation.
 RuleCounters AssignCounters(const RuleCounters& live, const policy::Policy& policy, tpx_tables& tables);
 
-// Sets those counters to 0 that are not among the live ones. After
-// FillGeneration, which waits for packets that still use a generation before.
+// Sets those counters to 0 that are not among the live ones, and forgets the sources that were counted there.
+// After FillGeneration, which waits for packets that still use a generation before.
 absl::Status ClearCounters(const std::string& pins, const RuleCounters& live, const RuleCounters& counters);
 
 // One store makes the generation the live one; returns when no packet uses

@@ -27,7 +27,7 @@ bool HasPorts(uint8_t protocol) { return protocol == IPPROTO_TCP || protocol == 
 
 // The keys of one rule that its action may forbid.
 struct ProxyNodes {
-  const YamlNode *fail_mode = nullptr, *source = nullptr, *mapping = nullptr;
+  const YamlNode *fail_mode = nullptr, *source = nullptr, *mapping = nullptr, *limit = nullptr;
 };
 
 class RulesReader {
@@ -70,10 +70,12 @@ class RulesReader {
               .required = true},
              field("on_proxy_down", proxy.fail_mode, ReadFailMode, rule.fail_mode),
              field("source", proxy.source, ReadSourceMode, rule.source),
-             field("mapping", proxy.mapping, ReadMapping, rule.mapping)});
+             field("mapping", proxy.mapping, ReadMapping, rule.mapping),
+             field("limit", proxy.limit, ReadLimit, rule.limit)});
     if (has_action) {
       CheckProtocols(rule, match);
       CheckProxying(rule, proxy);
+      if (proxy.limit != nullptr) CheckLimit(rule, *proxy.limit);
     }
     prefixes_ += rule.src.size() + rule.dst.size();
     if (prefixes_ > kMaxPrefixesTotal && out_.errors() == errors_before) {
@@ -146,6 +148,15 @@ class RulesReader {
         refuse(nodes.mapping, "a redirected flow has one server, its mapping is address-and-port-dependent");
       }
       rule.mapping = TPX_MAPPING_ADDRESS_AND_PORT_DEPENDENT;
+    }
+  }
+
+  void CheckLimit(const Rule& rule, const YamlNode& node) {
+    if (rule.action == TPX_ACTION_DROP || rule.action == TPX_ACTION_REJECT) {
+      out_.Error(node, "limit concerns only rules whose action is proxy, redirect or bypass");
+    } else if (!rule.protocols.empty() &&
+               std::none_of(rule.protocols.begin(), rule.protocols.end(), HasPorts)) {
+      out_.Error(node, "limit concerns only new flows of TCP and UDP, which proto excludes");
     }
   }
 

@@ -10,26 +10,9 @@ constexpr uint32_t kMaxKeepaliveSeconds = 32767, kMaxKeepaliveCount = 127;
 constexpr Choice<AttachMode> kAttachModes[] = {
     {"auto", AttachMode::kAuto}, {"tcx", AttachMode::kTcx}, {"clsact", AttachMode::kClsact}};
 
-// A field that holds an integer from min to max.
-Field Uint(Diagnostics& out, std::string_view key, uint32_t& value, uint32_t min, uint32_t max) {
-  return {.key = key, .read = [&out, key, &value, min, max](const YamlNode& node) {
-            value = ReadUint(out, node, key, min, max).value_or(value);
-          }};
-}
-
 Field Duration(Diagnostics& out, std::string_view key, uint32_t& ms, uint32_t min, uint32_t max) {
   return {.key = key, .read = [&out, key, &ms, min, max](const YamlNode& node) {
             ms = ReadDuration(out, node, key, min, max).value_or(ms);
-          }};
-}
-
-Field Seconds(Diagnostics& out, std::string_view key, uint32_t& seconds, uint32_t max) {
-  return {.key = key, .read = [&out, key, &seconds, max](const YamlNode& node) {
-            std::optional<uint32_t> ms = ReadDuration(out, node, key, kSecond, max * kSecond);
-            if (!ms) return;
-            if (*ms % kSecond != 0)
-              out.Error(node, StrCat(key, ": expected whole seconds, got ", Quote(node.text)));
-            seconds = *ms / kSecond;
           }};
 }
 
@@ -62,11 +45,11 @@ Steering ReadSteering(Diagnostics& out, const YamlNode& node) {
   Steering s;
   size_t errors_before = out.errors();
   ReadMap(out, node, "steering",
-          {Uint(out, "mark_mask", s.mark_mask, 1, UINT32_MAX),
-           Uint(out, "steer_mark", s.steer_mark, 1, UINT32_MAX),
-           Uint(out, "own_mark", s.own_mark, 1, UINT32_MAX),
-           Uint(out, "route_table", s.route_table, 1, 1u << 31),
-           Uint(out, "rule_priority", s.rule_priority, 1, 32765),
+          {UintField(out, "mark_mask", s.mark_mask, 1, UINT32_MAX),
+           UintField(out, "steer_mark", s.steer_mark, 1, UINT32_MAX),
+           UintField(out, "own_mark", s.own_mark, 1, UINT32_MAX),
+           UintField(out, "route_table", s.route_table, 1, 1u << 31),
+           UintField(out, "rule_priority", s.rule_priority, 1, 32765),
            {.key = "attach", .read = [&](const YamlNode& value) {
               s.attach = ReadChoice<AttachMode>(out, value, "attach", kAttachModes).value_or(s.attach);
             }}});
@@ -84,21 +67,22 @@ Proxy ReadProxy(Diagnostics& out, const YamlNode& node) {
   Timeouts& t = p.timeouts;
   Field keepalive{.key = "keepalive", .read = [&](const YamlNode& value) {
                     ReadMap(out, value, "keepalive",
-                            {Seconds(out, "idle", t.keepalive_idle_s, kMaxKeepaliveSeconds),
-                             Seconds(out, "interval", t.keepalive_interval_s, kMaxKeepaliveSeconds),
-                             Uint(out, "count", t.keepalive_count, 1, kMaxKeepaliveCount)});
+                            {SecondsField(out, "idle", t.keepalive_idle_s, kMaxKeepaliveSeconds),
+                             SecondsField(out, "interval", t.keepalive_interval_s, kMaxKeepaliveSeconds),
+                             UintField(out, "count", t.keepalive_count, 1, kMaxKeepaliveCount)});
                   }};
   ReadMap(
       out, node, "proxy",
-      {Uint(out, "workers", p.workers, 0, TPX_MAX_WORKERS),
-       Uint(out, "max_sessions", p.max_sessions, 0, 10'000'000), Uint(out, "pipes", p.pipes, 0, 1024),
+      {UintField(out, "workers", p.workers, 0, TPX_MAX_WORKERS),
+       UintField(out, "max_sessions", p.max_sessions, 0, 10'000'000),
+       UintField(out, "pipes", p.pipes, 0, 1024),
        Duration(out, "connect_timeout", t.connect_ms, 10, 10 * kMinute),
        Duration(out, "idle_timeout", t.idle_ms, 100, 168 * kHour),
        Duration(out, "half_closed_timeout", t.half_closed_ms, 100, 168 * kHour),
        Duration(out, "drain_timeout", t.drain_ms, 0, kHour), Duration(out, "lease", t.lease_ms, 100, kMinute),
-       keepalive, Uint(out, "max_udp_sessions", p.max_udp_sessions, 0, 10'000'000),
-       Uint(out, "max_udp_sessions_per_client", p.max_udp_sessions_per_client, 0, 10'000'000),
-       Uint(out, "udp_reply_sockets", p.udp_reply_sockets, 1, 65'536),
+       keepalive, UintField(out, "max_udp_sessions", p.max_udp_sessions, 0, 10'000'000),
+       UintField(out, "max_udp_sessions_per_client", p.max_udp_sessions_per_client, 0, 10'000'000),
+       UintField(out, "udp_reply_sockets", p.udp_reply_sockets, 1, 65'536),
        Duration(out, "udp_one_way", t.udp_one_way_ms, 100, 168 * kHour),
        Duration(out, "udp_answered", t.udp_answered_ms, 100, 168 * kHour),
        Duration(out, "udp_stream", t.udp_stream_ms, 100, 168 * kHour)});

@@ -159,6 +159,23 @@ std::optional<uint32_t> ReadDuration(Diagnostics& out, const YamlNode& node, std
   return static_cast<uint32_t>(*count * unit->ms);
 }
 
+Field UintField(Diagnostics& out, std::string_view key, uint32_t& value, uint32_t min, uint32_t max) {
+  return {.key = key, .read = [&out, key, &value, min, max](const YamlNode& node) {
+            value = ReadUint(out, node, key, min, max).value_or(value);
+          }};
+}
+
+Field SecondsField(Diagnostics& out, std::string_view key, uint32_t& seconds, uint32_t max) {
+  constexpr uint32_t kSecond = 1'000;
+  return {.key = key, .read = [&out, key, &seconds, max](const YamlNode& node) {
+            std::optional<uint32_t> ms = ReadDuration(out, node, key, kSecond, max * kSecond);
+            if (!ms) return;
+            if (*ms % kSecond != 0)
+              out.Error(node, StrCat(key, ": expected whole seconds, got ", Quote(node.text)));
+            seconds = *ms / kSecond;
+          }};
+}
+
 std::optional<uint16_t> ParsePort(std::string_view text) {
   uint16_t port = 0;
   bool zeros = text.size() > 1 && text[0] == '0';

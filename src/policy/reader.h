@@ -74,6 +74,11 @@ std::optional<uint32_t> ReadDuration(Diagnostics& out, const YamlNode& node, std
                                      uint32_t min_ms, uint32_t max_ms);
 std::string FormatDuration(uint32_t ms);
 
+// Fields whose values keep what they are where the file is wrong.
+Field UintField(Diagnostics& out, std::string_view key, uint32_t& value, uint32_t min, uint32_t max);
+// A duration of whole seconds, from 1 s on.
+Field SecondsField(Diagnostics& out, std::string_view key, uint32_t& seconds, uint32_t max);
+
 // Decimal without leading zeros.
 std::optional<uint16_t> ParsePort(std::string_view text);
 

@@ -34,6 +34,7 @@ Sets ReadSets(Diagnostics& out, const YamlNode& node, const FileReader& read_fil
 void ReadFailMode(Diagnostics& out, const YamlNode& node, tpx_fail_mode& mode);
 void ReadSourceMode(Diagnostics& out, const YamlNode& node, tpx_source_mode& source);
 void ReadMapping(Diagnostics& out, const YamlNode& node, tpx_mapping& mapping);
+void ReadLimit(Diagnostics& out, const YamlNode& node, RateLimit& limit);
 std::vector<Rule> ReadRules(Diagnostics& out, const YamlNode& node, const Sets& sets,
                             const RuleDefaults& defaults);
 // Sets action, and target where it is a redirect; false after an error.

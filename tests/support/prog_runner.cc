@@ -119,7 +119,7 @@ void ProgRunner::Reset() {
   listeners_.clear();  // closing takes them out of the sockmap
   index_by_cookie_.clear();
   for (const bpf_map* map : {skeleton_->maps.tpx_local, skeleton_->maps.tpx_flows, skeleton_->maps.tpx_frags,
-                             skeleton_->maps.tpx_devices}) {
+                             skeleton_->maps.tpx_devices, skeleton_->maps.tpx_sources}) {
     Empty(map);
   }
   Bytes zeros(sizeof(tpx_handoff) * 2 * static_cast<size_t>(libbpf_num_possible_cpus()), 0);
@@ -259,6 +259,28 @@ void ProgRunner::SetRefusals(uint64_t next_ns) {
   uint32_t zero = 0;
   TPX_PCHECK(bpf_map_update_elem(bpf_map__fd(skeleton_->maps.tpx_refusals), &zero, values.data(), BPF_ANY) ==
              0);
+}
+
+std::vector<tpx_source_key> ProgRunner::Sources() const {
+  std::vector<tpx_source_key> keys;
+  tpx_source_key key{};
+  for (void* previous = nullptr;
+       bpf_map_get_next_key(bpf_map__fd(skeleton_->maps.tpx_sources), previous, &key) == 0; previous = &key) {
+    keys.push_back(key);
+  }
+  return keys;
+}
+
+void ProgRunner::AgeSources(int64_t milliseconds) {
+  const int fd = bpf_map__fd(skeleton_->maps.tpx_sources);
+  const auto age = static_cast<uint64_t>(milliseconds * 1'000'000);
+  for (const tpx_source_key& key : Sources()) {
+    tpx_source source{};
+    TPX_PCHECK(bpf_map_lookup_elem(fd, &key, &source) == 0);
+    source.full_ns -= age;
+    if (source.denied_ns != 0) source.denied_ns -= age;
+    TPX_PCHECK(bpf_map_update_elem(fd, &key, &source, BPF_EXIST) == 0);
+  }
 }
 
 void ProgRunner::AgeFragments(int64_t milliseconds) {

@@ -116,6 +116,9 @@ class ProgRunner {
   void AgeFlow(const tpx_flow& flow, uint32_t seconds);
   // Makes every remembered fragment so much older.
   void AgeFragments(int64_t milliseconds);
+  // What is kept of the sources that rules limit, and as if it were so much older.
+  std::vector<tpx_source_key> Sources() const;
+  void AgeSources(int64_t milliseconds);
 
   // Test runs have no device: lookups see its index as 0.
   void SetRole(uint32_t ifindex, tpx_role role);

@@ -54,6 +54,10 @@ absl::StatusOr<bool> NextKey(int fd, const void* key, void* next, std::string_vi
 // the kernel can.
 absl::Status UpdateBatch(int fd, const void* keys, size_t key_size, const void* values, size_t value_size,
                          size_t count, std::string_view what);
+// The keys of a hash, one behind the other, in few system calls and in bounded time
+// whatever is inserted and deleted meanwhile; what is there all the time is among them.
+absl::StatusOr<std::vector<char>> KeysOfHash(int fd, size_t key_size, size_t value_size,
+                                             std::string_view what);
 // CPUs a per-CPU map has values for.
 absl::StatusOr<size_t> PossibleCpus();
 

@@ -37,6 +37,9 @@ inline absl::StatusOr<Map<tpx_flow, tpx_verdict>> OpenFlows(const std::string& p
 inline absl::StatusOr<PerCpuArray<tpx_handoff>> OpenHandoff(const std::string& pins, Access access) {
   return PerCpuArray<tpx_handoff>::OpenPinned(pins + "/tpx_handoff", access);
 }
+inline absl::StatusOr<Map<tpx_source_key, tpx_source>> OpenSources(const std::string& pins, Access access) {
+  return Map<tpx_source_key, tpx_source>::OpenPinned(pins + "/tpx_sources", BPF_MAP_TYPE_LRU_HASH, access);
+}
 // Key ifindex, value tpx_role.
 inline absl::StatusOr<Map<uint32_t, uint32_t>> OpenDevices(const std::string& pins, Access access) {
   return Map<uint32_t, uint32_t>::OpenPinned(pins + "/tpx_devices", BPF_MAP_TYPE_HASH, access);

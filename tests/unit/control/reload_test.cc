@@ -136,6 +136,30 @@ TEST_F(ReloadTest, RulesKeepTheirHitsByName) {
   EXPECT_EQ(Hits("new"), 0U) << "a rule that comes back is a new one";
 }
 
+TEST_F(ReloadTest, SourcesAreKnownToTheRulesThatLimitedThem) {
+  constexpr uint32_t kSources = 10'000;
+  ASSERT_TRUE(Load(paths_, TestConfig(), "").ok());
+  const auto sources = bpf::OpenSources(paths_.pins, bpf::Access::kReadWrite);
+  ASSERT_TRUE(sources.ok()) << sources.status();
+  const uint32_t web = Snapshot(paths_)->rule_counters.at("web");
+  for (uint32_t i = 0; i < kSources; ++i) {
+    // Counters of the live rules, and of those that the reload makes.
+    ASSERT_TRUE(sources->Update({.addr = {.w = {i, 0, 0, 0}}, .counter = i % 100}, {1, 0}).ok());
+  }
+  policy::Config renamed = TestConfig();
+  renamed.policy.rules.insert(renamed.policy.rules.begin(), renamed.policy.rules[0]);
+  renamed.policy.rules[0].name = "new";
+  ASSERT_TRUE(Reload(paths_, renamed, "").ok());
+  const uint32_t fresh = Snapshot(paths_)->rule_counters.at("new");
+  const auto keys = sources->Keys();
+  ASSERT_TRUE(keys.ok());
+  std::map<uint32_t, uint32_t> left;
+  for (const tpx_source_key& key : *keys) ++left[key.counter];
+  EXPECT_EQ(left[fresh], 0u);
+  EXPECT_EQ(left[web], kSources / 100);
+  EXPECT_EQ(keys->size(), kSources / 100 * 99);
+}
+
 TEST_F(ReloadTest, AsManyRulesAsThereMayBeCanAllBeRenamed) {
   for (const char* prefix : {"a", "b", "c"}) {
     policy::Config config = TestConfig();

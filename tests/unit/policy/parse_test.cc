@@ -72,6 +72,7 @@ TEST(ParseConfig, ReadsEveryKey) {
                   .action = TPX_ACTION_PROXY,
                   .fail_mode = TPX_FAIL_CLOSED,
                   .source = TPX_SOURCE_MASQUERADE,
+                  .limit = {.per_second = 100, .burst = 200, .penalty_s = 60},
                   .line = 14,
                   .column = 5}));
   EXPECT_EQ(c.policy.rules[4].source, TPX_SOURCE_PRESERVE);
@@ -121,6 +122,18 @@ TEST(ParseConfig, PortsAndProxyImplyTheirProtocols) {
   EXPECT_THAT(FirstRule("{name: a, match: {proto: udp}, action: proxy}").protocols, ElementsAre(17));
   EXPECT_THAT(FirstRule("{name: a, action: drop}").protocols, ElementsAre());
   EXPECT_THAT(FirstRule("{name: a, match: {proto: 6}, action: proxy}").protocols, ElementsAre(6));
+}
+
+TEST(ParseConfig, ALimitSaysWhatItDoesNotSay) {
+  auto limit = [](std::string_view text) {
+    return FirstRule(StrCat("{name: a, action: bypass, limit: ", text, "}")).limit;
+  };
+  EXPECT_EQ(limit("{rate: 7}"), (RateLimit{.per_second = 7, .burst = 7, .penalty_s = 0}));
+  EXPECT_EQ(limit("{burst: 1, rate: 1000000}"),
+            (RateLimit{.per_second = 1'000'000, .burst = 1, .penalty_s = 0}));
+  EXPECT_EQ(limit("{rate: 1, burst: 1000000, penalty: 1h}"),
+            (RateLimit{.per_second = 1, .burst = 1'000'000, .penalty_s = 3'600}));
+  EXPECT_EQ(FirstRule("{name: a, action: proxy}").limit, RateLimit());
 }
 
 TEST(ParseConfig, IcmpIsThatOfBothFamilies) {
