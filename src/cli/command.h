@@ -15,6 +15,7 @@ enum Accepts : unsigned {
   kDryRun = 1 << 2,   // --dry-run
   kJson = 1 << 3,     // --json
   kFile = 1 << 4,     // FILE
+  kSets = 1 << 5,     // --sets
 };
 
 // One line of the command table. Nouns read, verbs change.

@@ -28,6 +28,7 @@ struct Options {
   std::string file;  // positional argument of check
   bool json = false;
   bool dry_run = false;
+  bool sets = false;
 };
 
 }  // namespace tpx::cli

@@ -27,8 +27,9 @@ struct RuleDefaults {
 };
 
 Interfaces ReadInterfaces(Diagnostics& out, const YamlNode& node);
+// Those that are in files are listed in `files` too.
 Sets ReadSets(Diagnostics& out, const YamlNode& node, const FileReader& read_file,
-              const SetProgress& progress);
+              const SetProgress& progress, std::vector<SetFile>& files);
 void ReadFailMode(Diagnostics& out, const YamlNode& node, tpx_fail_mode& mode);
 void ReadSourceMode(Diagnostics& out, const YamlNode& node, tpx_source_mode& source);
 void ReadMapping(Diagnostics& out, const YamlNode& node, tpx_mapping& mapping);
