@@ -61,6 +61,11 @@ std::string FolderOf(const std::string& path) {
 absl::StatusOr<ConfigFile> ReadConfigFile(const std::string& path) {
   ConfigFile file;
   TPX_ASSIGN_OR_RETURN(file.text, ReadRegularFile(path, policy::kMaxConfigBytes));
+  file.parsed = ParseWithSets(file.text, path);
+  return file;
+}
+
+policy::ParseResult ParseWithSets(std::string_view text, const std::string& path) {
   std::string folder = FolderOf(path);
   auto read_set = [&folder](const std::string& name) {
     return ReadRegularFile(name.starts_with('/') ? name : folder + name, policy::kMaxSetFileBytes);
@@ -69,10 +74,10 @@ absl::StatusOr<ConfigFile> ReadConfigFile(const std::string& path) {
   auto show = [&progress](const std::string& name, size_t done, size_t total) {
     progress.Show(absl::StrCat("reading ", name, ": ", done * 100 / total, " %"));
   };
-  file.parsed = policy::ParseConfig(file.text, path, read_set, show);
-  SortByPlace(file.parsed.errors, path);
-  SortByPlace(file.parsed.warnings, path);
-  return file;
+  policy::ParseResult parsed = policy::ParseConfig(text, path, read_set, show);
+  SortByPlace(parsed.errors, path);
+  SortByPlace(parsed.warnings, path);
+  return parsed;
 }
 
 absl::Status ConfigErrors(const policy::ParseResult& parsed) {

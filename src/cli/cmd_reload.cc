@@ -1,18 +1,54 @@
 // SPDX-License-Identifier: Apache-2.0
+#include "absl/strings/str_cat.h"
 #include "command.h"
 #include "report.h"
 #include "tpx/app/gateway.h"
+#include "tpx/base/status.h"
 
 namespace tpx::cli {
+namespace {
+
+size_t PrefixesOf(const std::string& name, const std::vector<policy::SetFile>& sets) {
+  for (const policy::SetFile& set : sets)
+    if (set.name == name) return set.prefixes;
+  return 0;
+}
+
+void AddSizes(const policy::Config& now, const policy::Config& before, std::vector<std::string>& lines) {
+  for (const policy::SetFile& set : now.set_files) {
+    lines.push_back(absl::StrCat("set ", set.name, ": ", Grouped(set.prefixes), " prefixes (was ",
+                                 Grouped(PrefixesOf(set.name, before.set_files)), ")"));
+  }
+}
+
+absl::StatusOr<std::vector<std::string>> ReloadSets(const control::Paths& paths, Env& env) {
+  std::vector<std::string> lines;
+  auto reread = [&](const control::StoredConfig& loaded) -> absl::StatusOr<policy::Config> {
+    TPX_ASSIGN_OR_RETURN(app::RereadSets sets, app::RereadSetsOf(loaded));
+    Warn(env, sets.warnings);
+    AddSizes(sets.config, loaded.config, lines);
+    return std::move(sets.config);
+  };
+  TPX_ASSIGN_OR_RETURN(const control::ReloadReport report, control::ReloadChanged(paths, reread));
+  lines.insert(lines.end(), report.lines.begin(), report.lines.end());
+  return lines;
+}
+
+absl::StatusOr<std::vector<std::string>> ReloadAll(const control::Paths& paths, const Options& options,
+                                                   Env& env) {
+  TPX_ASSIGN_OR_RETURN(app::Source source,
+                       app::FindSource({options.config, options.lan, options.wan}, paths, false));
+  Warn(env, source.warnings);
+  TPX_ASSIGN_OR_RETURN(control::ReloadReport report, control::Reload(paths, source.config, source.text));
+  return std::move(report.lines);
+}
+
+}  // namespace
 
 int RunReload(const Options& options, Env& env) {
-  control::Paths paths = app::InstancePaths(options.instance);
-  auto source = app::FindSource({options.config, options.lan, options.wan}, paths, false);
-  if (!source.ok()) return Fail(env, source.status());
-  Warn(env, source->warnings);
-  auto report = control::Reload(paths, source->config, source->text);
-  if (!report.ok()) return Fail(env, report.status());
-  return Answer(env, report->lines);
+  const control::Paths paths = app::InstancePaths(options.instance);
+  const auto lines = options.sets ? ReloadSets(paths, env) : ReloadAll(paths, options, env);
+  return lines.ok() ? Answer(env, *lines) : Fail(env, lines.status());
 }
 
 }  // namespace tpx::cli

@@ -21,8 +21,9 @@ constexpr Command kCommands[] = {
      kConfig | kDevices, RunRun},
     {"reload", "publish a new policy; no flow is cut",
      "Compiles the file, follows changes of the interfaces and swaps the policy in one step. "
-     "A faulty file changes nothing.",
-     kConfig | kDevices, RunReload},
+     "A faulty file changes nothing. With --sets only the files of the sets are read again; "
+     "the rest stays as it was loaded, whatever the configuration file says by now.",
+     kConfig | kDevices | kSets, RunReload},
     {"upgrade", "replace the programs in the kernel by this build's; no flow is cut",
      "Each program is replaced in one step, on the same maps: policy, flows and counters stay. "
      "Needs the same kernel contract ('abi' of version and status). A running proxy runs on.",
@@ -58,6 +59,8 @@ void AddOptions(CLI::App& app, unsigned accepts, Options& options) {
         ->allow_extra_args(false);
   }
   if (accepts & kDryRun) app.add_flag("--dry-run", options.dry_run, "say what would be done, change nothing");
+  if (accepts & kSets)
+    app.add_flag("--sets", options.sets, "only read the files of the loaded configuration's sets again");
   if (accepts & kJson) app.add_flag("--json", options.json, "answer in JSON");
   if (accepts & kFlow) {
     FlowOptions& flow = options.flow;
@@ -143,6 +146,11 @@ int Dispatch(int argc, char** argv, Env& env) {
   }
   if (options.lan.empty() && !options.wan.empty()) {
     env.err << "tpx-bpf: --wan needs --lan\n";
+    return kUsage;
+  }
+  if (options.sets && !(options.config.empty() && options.lan.empty())) {
+    env.err
+        << "tpx-bpf: --sets and --config, --lan or --wan exclude each other: it is about what is loaded\n";
     return kUsage;
   }
   int status = chosen->run(options, env);

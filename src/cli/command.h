@@ -16,6 +16,7 @@ enum Accepts : unsigned {
   kJson = 1 << 3,     // --json
   kFile = 1 << 4,     // FILE
   kFlow = 1 << 5,     // PROTO SRC[:PORT] DST[:PORT], --in DEV, --mark N, --mac ADDR
+  kSets = 1 << 6,     // --sets
 };
 
 // One line of the command table. Nouns read, verbs change.

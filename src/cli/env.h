@@ -35,6 +35,7 @@ struct Options {
   FlowOptions flow;  // of explain
   bool json = false;
   bool dry_run = false;
+  bool sets = false;
 };
 
 }  // namespace tpx::cli

@@ -122,6 +122,20 @@ Rule RuleFromJson(const json& j, std::string_view& lists) {
           .column = j.at("column")};
 }
 
+json SetFilesToJson(const std::vector<policy::SetFile>& files) {
+  json list = json::array();
+  for (const policy::SetFile& file : files)
+    list.push_back({{"name", file.name}, {"path", file.path}, {"prefixes", file.prefixes}});
+  return list;
+}
+
+std::vector<policy::SetFile> SetFilesFromJson(const json& list) {
+  std::vector<policy::SetFile> files;
+  for (const json& j : list)
+    files.push_back({.name = j.at("name"), .path = j.at("path"), .prefixes = j.at("prefixes")});
+  return files;
+}
+
 json TimeoutsToJson(const policy::Timeouts& t) {
   return {{"connect_ms", t.connect_ms},
           {"idle_ms", t.idle_ms},
@@ -172,6 +186,8 @@ policy::Proxy ProxyFromJson(const json& j) {
 
 Config FromJson(const json& j, std::string_view lists) {
   Config config;
+  config.file = j.at("file");
+  config.set_files = SetFilesFromJson(j.at("set_files"));
   config.interfaces = InterfacesFromJson(j.at("interfaces"));
   config.steering = SteeringFromJson(j.at("steering"));
   for (const json& rule : j.at("rules")) config.policy.rules.push_back(RuleFromJson(rule, lists));
@@ -207,7 +223,9 @@ std::string EncodeConfig(const policy::Config& config) {
   json rules = json::array();
   std::string lists;
   for (const Rule& rule : config.policy.rules) rules.push_back(RuleToJson(rule, lists));
-  const json j = {{"interfaces", InterfacesToJson(config.interfaces)},
+  const json j = {{"file", config.file},
+                  {"set_files", SetFilesToJson(config.set_files)},
+                  {"interfaces", InterfacesToJson(config.interfaces)},
                   {"steering", SteeringToJson(config.steering)},
                   {"rules", rules},
                   {"proxy", ProxyToJson(config.proxy)}};

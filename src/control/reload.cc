@@ -58,11 +58,8 @@ absl::Status Finish(Site& site, State& state, Plan& plan, const policy::Config& 
   return SyncLocalAddresses(site.pins, site.rtnl);
 }
 
-}  // namespace
-
-absl::StatusOr<ReloadReport> Reload(const Paths& paths, const policy::Config& config,
-                                    std::string_view config_text, const Checkpoint& checkpoint) {
-  TPX_ASSIGN_OR_RETURN(Loaded loaded, OpenLoaded(paths));
+absl::StatusOr<ReloadReport> Replace(const Paths& paths, Loaded loaded, const policy::Config& config,
+                                     std::string_view config_text, const Checkpoint& checkpoint) {
   State& state = loaded.state;
   ReloadReport report{.lines = std::move(loaded.notes), .devices = {}};
   TPX_RETURN_IF_ERROR(CheckReloadable(state, config));
@@ -92,6 +89,22 @@ absl::StatusOr<ReloadReport> Reload(const Paths& paths, const policy::Config& co
   }
   report.devices = state.devices;
   return report;
+}
+
+}  // namespace
+
+absl::StatusOr<ReloadReport> Reload(const Paths& paths, const policy::Config& config,
+                                    std::string_view config_text, const Checkpoint& checkpoint) {
+  TPX_ASSIGN_OR_RETURN(Loaded loaded, OpenLoaded(paths));
+  return Replace(paths, std::move(loaded), config, config_text, checkpoint);
+}
+
+absl::StatusOr<ReloadReport> ReloadChanged(const Paths& paths, const ConfigChange& change,
+                                           const Checkpoint& checkpoint) {
+  TPX_ASSIGN_OR_RETURN(Loaded loaded, OpenLoaded(paths));
+  TPX_ASSIGN_OR_RETURN(const StoredConfig stored, LoadedConfig(paths));
+  TPX_ASSIGN_OR_RETURN(const policy::Config config, change(stored));
+  return Replace(paths, std::move(loaded), config, stored.text, checkpoint);
 }
 
 }  // namespace tpx::control

@@ -19,32 +19,33 @@ struct Sections {
 
 void ReadDocument(Diagnostics& out, const YamlNode& root, const FileReader& read_file,
                   const SetProgress& progress, Config& config, Sections& sections) {
-  ReadMap(
-      out, root, "the configuration",
-      {{.key = "version",
-        .read =
-            [&](const YamlNode& value) {
-              bool one = value.kind == YamlNode::Kind::kInt && value.text == "1";
-              if (!one) out.Error(value, StrCat("version: expected 1, got ", Quote(value.text)));
-            },
-        .required = true},
-       {.key = "interfaces",
-        .read = [&](const YamlNode& value) { config.interfaces = ReadInterfaces(out, value); },
-        .required = true},
-       {.key = "on_proxy_down",
-        .read = [&](const YamlNode& value) { ReadFailMode(out, value, sections.defaults.fail_mode); }},
-       {.key = "source",
-        .read = [&](const YamlNode& value) { ReadSourceMode(out, value, sections.defaults.source); }},
-       {.key = "mapping",
-        .read = [&](const YamlNode& value) { ReadMapping(out, value, sections.defaults.mapping); }},
-       {.key = "sets",
-        .read = [&](const YamlNode& value) { sections.sets = ReadSets(out, value, read_file, progress); }},
-       {.key = "rules", .read = [&](const YamlNode& value) { sections.rules = &value; }},
-       {.key = "default",
-        .read = [&](const YamlNode& value) { ReadDefaultAction(out, value, sections.default_action); }},
-       {.key = "steering",
-        .read = [&](const YamlNode& value) { config.steering = ReadSteering(out, value); }},
-       {.key = "proxy", .read = [&](const YamlNode& value) { config.proxy = ReadProxy(out, value); }}});
+  auto read_sets = [&](const YamlNode& value) {
+    sections.sets = ReadSets(out, value, read_file, progress, config.set_files);
+  };
+  ReadMap(out, root, "the configuration",
+          {{.key = "version",
+            .read =
+                [&](const YamlNode& value) {
+                  bool one = value.kind == YamlNode::Kind::kInt && value.text == "1";
+                  if (!one) out.Error(value, StrCat("version: expected 1, got ", Quote(value.text)));
+                },
+            .required = true},
+           {.key = "interfaces",
+            .read = [&](const YamlNode& value) { config.interfaces = ReadInterfaces(out, value); },
+            .required = true},
+           {.key = "on_proxy_down",
+            .read = [&](const YamlNode& value) { ReadFailMode(out, value, sections.defaults.fail_mode); }},
+           {.key = "source",
+            .read = [&](const YamlNode& value) { ReadSourceMode(out, value, sections.defaults.source); }},
+           {.key = "mapping",
+            .read = [&](const YamlNode& value) { ReadMapping(out, value, sections.defaults.mapping); }},
+           {.key = "sets", .read = read_sets},
+           {.key = "rules", .read = [&](const YamlNode& value) { sections.rules = &value; }},
+           {.key = "default",
+            .read = [&](const YamlNode& value) { ReadDefaultAction(out, value, sections.default_action); }},
+           {.key = "steering",
+            .read = [&](const YamlNode& value) { config.steering = ReadSteering(out, value); }},
+           {.key = "proxy", .read = [&](const YamlNode& value) { config.proxy = ReadProxy(out, value); }}});
 }
 
 // The limits of the tables, and rules that can never match.

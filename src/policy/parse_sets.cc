@@ -63,7 +63,7 @@ bool IsSetName(std::string_view name) {
 }  // namespace
 
 Sets ReadSets(Diagnostics& out, const YamlNode& node, const FileReader& read_file,
-              const SetProgress& progress) {
+              const SetProgress& progress, std::vector<SetFile>& files) {
   Sets sets;
   size_t total = 0;
   if (!CheckMap(out, node, "sets")) return sets;
@@ -77,21 +77,28 @@ Sets ReadSets(Diagnostics& out, const YamlNode& node, const FileReader& read_fil
       continue;
     }
     std::vector<Prefix> prefixes;
+    std::optional<SetFile> file;
     size_t errors_before = out.errors();
     if (value.kind == Kind::kList) {
       prefixes = ReadInline(out, value, key.text);
     } else if (value.kind == Kind::kMap) {
-      ReadMap(
-          out, value, StrCat("set ", Quote(key.text)),
-          {{.key = "file",
-            .read =
-                [&](const YamlNode& path) { prefixes = ReadFile(out, path, key.text, read_file, progress); },
-            .required = true}});
+      ReadMap(out, value, StrCat("set ", Quote(key.text)),
+              {{.key = "file",
+                .read =
+                    [&](const YamlNode& path) {
+                      prefixes = ReadFile(out, path, key.text, read_file, progress);
+                      file = {.name = key.text, .path = path.text};
+                    },
+                .required = true}});
     } else {
       out.Error(value, StrCat("set ", Quote(key.text), ": expected a list of prefixes or {file: path}, got ",
                               KindName(value.kind)));
     }
     MergePrefixes(prefixes);
+    if (file) {
+      file->prefixes = prefixes.size();
+      files.push_back(*std::move(file));
+    }
     if (prefixes.empty() && out.errors() == errors_before) {
       out.Warn(key.line, key.column, StrCat("set ", Quote(key.text), " is empty: it matches nothing"));
     }

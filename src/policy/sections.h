@@ -29,8 +29,9 @@ struct RuleDefaults {
 Interfaces ReadInterfaces(Diagnostics& out, const YamlNode& node);
 // What is wrong with a name or pattern, as the kernel's dev_valid_name has it; empty where nothing is.
 std::string_view InterfaceProblem(std::string_view name);
+// Those that are in files are listed in `files` too.
 Sets ReadSets(Diagnostics& out, const YamlNode& node, const FileReader& read_file,
-              const SetProgress& progress);
+              const SetProgress& progress, std::vector<SetFile>& files);
 void ReadFailMode(Diagnostics& out, const YamlNode& node, tpx_fail_mode& mode);
 void ReadSourceMode(Diagnostics& out, const YamlNode& node, tpx_source_mode& source);
 void ReadMapping(Diagnostics& out, const YamlNode& node, tpx_mapping& mapping);

@@ -183,6 +183,14 @@ void ProgRunner::Flip(uint32_t generation) {
   TPX_PCHECK(syscall(SYS_membarrier, MEMBARRIER_CMD_GLOBAL, 0, 0) == 0);
 }
 
+void ProgRunner::PinPolicyMaps(const std::string& dir) const {
+  const auto& maps = skeleton_->maps;
+  for (const bpf_map* map : {maps.tpx_control, maps.tpx_tables, maps.tpx_prefixes, maps.tpx_attributes,
+                             maps.tpx_sources, maps.tpx_rule_hits}) {
+    TPX_PCHECK(bpf_obj_pin(bpf_map__fd(map), (dir + "/" + bpf_map__name(map)).c_str()) == 0);
+  }
+}
+
 void ProgRunner::AddLocal(const IpAddr& addr, tpx_local_kind kind) {
   uint32_t value = kind;
   TPX_PCHECK(bpf_map_update_elem(bpf_map__fd(skeleton_->maps.tpx_local), &addr.raw, &value, BPF_ANY) == 0);

@@ -8,6 +8,7 @@
 #include <memory>
 #include <optional>
 #include <ostream>
+#include <string>
 #include <string_view>
 #include <vector>
 
@@ -76,6 +77,8 @@ class ProgRunner {
   void Fill(const policy::CompiledPolicy& compiled, uint32_t generation);
   void Flip(uint32_t generation);
   uint32_t generation() const { return control_->generation; }
+  // Pins what publishing needs into a directory of a BPF file system, as a load does.
+  void PinPolicyMaps(const std::string& dir) const;
 
   void AddLocal(const IpAddr& addr, tpx_local_kind kind = TPX_LOCAL_ADDRESS);
 

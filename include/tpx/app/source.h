@@ -32,4 +32,13 @@ struct SourceRequest {
 absl::StatusOr<Source> FindSource(const SourceRequest& request, const control::Paths& paths,
                                   bool prefer_loaded);
 
+struct RereadSets {
+  policy::Config config;
+  std::vector<std::string> warnings;
+};
+
+// The loaded configuration with the files of its sets as they are now; nothing else
+// is read. The error says so where it has no set in a file.
+absl::StatusOr<RereadSets> RereadSetsOf(const control::StoredConfig& loaded);
+
 }  // namespace tpx::app

@@ -100,4 +100,10 @@ struct StoredConfig {
 // The configuration that is loaded, sets included; kNotFound when none is.
 absl::StatusOr<StoredConfig> LoadedConfig(const Paths& paths);
 
+// As Reload, with what `change` makes of the loaded configuration. Nothing else
+// is loaded between the two.
+using ConfigChange = std::function<absl::StatusOr<policy::Config>(const StoredConfig& loaded)>;
+absl::StatusOr<ReloadReport> ReloadChanged(const Paths& paths, const ConfigChange& change,
+                                           const Checkpoint& checkpoint = nullptr);
+
 }  // namespace tpx::control

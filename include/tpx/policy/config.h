@@ -137,7 +137,16 @@ struct Proxy {
   friend bool operator==(const Proxy&, const Proxy&) = default;
 };
 
+// A set that the configuration keeps in a file of its own.
+struct SetFile {
+  std::string name, path;  // as the configuration names them
+  size_t prefixes = 0;     // that were read, less duplicates and what others contain
+  friend bool operator==(const SetFile&, const SetFile&) = default;
+};
+
 struct Config {
+  std::string file{};  // absolute path of what was read; empty where it was no file
+  std::vector<SetFile> set_files{};
   Interfaces interfaces;
   Policy policy;
   Steering steering;

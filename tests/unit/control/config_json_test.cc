@@ -51,6 +51,8 @@ policy::Proxy FullProxy() {
 
 policy::Config Full() {
   policy::Config config;
+  config.file = "/etc/a b/config.yaml";
+  config.set_files = {{.name = "blocked", .path = "lists/blocked.txt", .prefixes = 1'000'000}};
   config.interfaces = {.lan = {"eth1", "veth*"}, .wan = {"eth0"}};
   config.steering = {.mark_mask = 0xf0,
                      .steer_mark = 0x10,

@@ -1,19 +1,24 @@
 // SPDX-License-Identifier: Apache-2.0
 // The tables mean what the policy means, for random policies and flows. The seed
-// is printed; TPX_SEED repeats a run.
+// is printed; TPX_SEED repeats a run, TPX_POLICY one policy of it.
 #include <gtest/gtest.h>
 #include <netinet/in.h>
 
 #include <cstdlib>
+#include <iostream>
 #include <random>
+#include <string>
+#include <vector>
 
 #include "support/reference_policy.h"
+#include "support/scale.h"
 #include "tpx/base/strings.h"
 
 namespace tpx::policy {
 namespace {
 
-constexpr int kPolicies = 1100;
+constexpr uint32_t kPolicies = 2500;
+constexpr uint32_t kCases = 180'000;  // that many at least: some policies have too many classes
 constexpr int kFlowsPerPolicy = 100;
 
 class Generator {
@@ -166,44 +171,87 @@ void CheckRules(const Policy& policy, const tpx_tables& tables) {
   ASSERT_EQ(tables.classify_others, others);
 }
 
+template <typename T, typename ToText>
+std::string List(const char* key, const std::vector<T>& values, ToText to_text) {
+  std::string text;
+  for (const T& value : values) text += StrCat(text.empty() ? "" : ", ", to_text(value));
+  return values.empty() ? "" : StrCat(" ", key, " [", text, "]");
+}
+
+std::string Describe(const Rule& rule) {
+  auto prefix = [](const Prefix& p) { return p.ToString(); };
+  auto range = [](const PortRange& r) { return StrCat(r.first, "-", r.last); };
+  return StrCat("action ", static_cast<int>(rule.action),
+                List("proto", rule.protocols, [](uint8_t p) { return StrCat(int{p}); }),
+                List("src", rule.src, prefix), List("dst", rule.dst, prefix),
+                List("sport", rule.sports, range), List("dport", rule.dports, range),
+                rule.matches_nothing ? " matches nothing" : "");
+}
+
+// All that is needed to look at a failure without running it again.
+std::string Case(const Policy& policy, const std::string& repeat) {
+  std::string text = repeat;
+  for (size_t i = 0; i < policy.rules.size(); ++i)
+    text += StrCat("\n  rule ", i, ": ", Describe(policy.rules[i]));
+  return text;
+}
+
+struct Tally {
+  size_t cases = 0, not_default = 0, too_many_classes = 0, udp_proxied = 0, icmp_matched = 0;
+};
+
+void CheckFlow(const Policy& policy, const TestFlow& flow, const TableInterpreter& tables,
+               const std::vector<Shadowed>& shadowed, Tally& tally) {
+  const size_t expected = FirstMatch(policy, flow);
+  ASSERT_EQ(tables.Evaluate(flow), expected);
+  const bool proxied = policy.rules[expected].is_proxied();
+  ASSERT_TRUE(!proxied || flow.protocol == IPPROTO_TCP || flow.protocol == IPPROTO_UDP);
+  for (const Shadowed& s : shadowed) ASSERT_NE(s.rule, expected) << "shadowed by rule " << s.by;
+  ++tally.cases;
+  tally.not_default += expected + 1 < policy.rules.size();
+  tally.udp_proxied += proxied && flow.protocol == IPPROTO_UDP;
+  tally.icmp_matched += flow.protocol == IPPROTO_ICMP && expected + 1 < policy.rules.size();
+}
+
+// Policy number i of a seed depends on nothing but the two.
+void CheckPolicy(uint64_t seed, uint32_t i, Tally& tally) {
+  Generator generator(seed + uint64_t{i} * 0x9e3779b97f4a7c15);
+  const Policy policy = generator.MakePolicy();
+  const std::string repeat = StrCat("TPX_SEED=", seed, " TPX_POLICY=", i, " repeats it");
+  absl::StatusOr<CompiledPolicy> compiled = Compile(policy);
+  if (absl::IsResourceExhausted(compiled.status())) {
+    ++tally.too_many_classes;
+    return;
+  }
+  ASSERT_TRUE(compiled.ok()) << compiled.status() << "; " << Case(policy, repeat);
+  CheckRules(policy, *compiled->tables);
+  if (testing::Test::HasFatalFailure()) FAIL() << Case(policy, repeat);
+  const std::vector<Shadowed> shadowed = FindShadowed(policy, *compiled);
+  const TableInterpreter tables(*compiled);
+  for (int j = 0; j < kFlowsPerPolicy; ++j) {
+    const TestFlow flow = generator.MakeFlow(policy);
+    CheckFlow(policy, flow, tables, shadowed, tally);
+    if (testing::Test::HasFatalFailure()) FAIL() << Describe(flow) << "; " << Case(policy, repeat);
+  }
+}
+
 TEST(CompileProperty, TablesMeanWhatThePolicyMeans) {
-  const char* given = getenv("TPX_SEED");
-  uint64_t seed = given != nullptr ? strtoull(given, nullptr, 10) : std::random_device()();
+  const char *given = getenv("TPX_SEED"), *one = getenv("TPX_POLICY");
+  const uint64_t seed = given != nullptr ? strtoull(given, nullptr, 10) : std::random_device()();
   std::cout << "TPX_SEED=" << seed << "\n";
   RecordProperty("seed", std::to_string(seed));
-  Generator generator(seed);
-  size_t not_default = 0, too_many_classes = 0, udp_proxied = 0, icmp_matched = 0;
-  for (int i = 0; i < kPolicies; ++i) {
-    Policy policy = generator.MakePolicy();
-    absl::StatusOr<CompiledPolicy> compiled = Compile(policy);
-    if (absl::IsResourceExhausted(compiled.status())) {
-      ++too_many_classes;
-      continue;
-    }
-    ASSERT_TRUE(compiled.ok()) << compiled.status() << " seed " << seed;
-    CheckRules(policy, *compiled->tables);
-    ASSERT_FALSE(HasFatalFailure()) << "policy " << i << " of seed " << seed;
-    std::vector<Shadowed> shadowed = FindShadowed(policy, *compiled);
-    TableInterpreter tables(*compiled);
-    for (int j = 0; j < kFlowsPerPolicy; ++j) {
-      TestFlow flow = generator.MakeFlow(policy);
-      size_t expected = FirstMatch(policy, flow);
-      ASSERT_EQ(tables.Evaluate(flow), expected) << Describe(flow) << ", policy " << i << " of seed " << seed;
-      not_default += expected + 1 < policy.rules.size();
-      const bool proxied = policy.rules[expected].is_proxied();
-      udp_proxied += proxied && flow.protocol == IPPROTO_UDP;
-      ASSERT_TRUE(!proxied || flow.protocol == IPPROTO_TCP || flow.protocol == IPPROTO_UDP) << Describe(flow);
-      icmp_matched += flow.protocol == IPPROTO_ICMP && expected + 1 < policy.rules.size();
-      for (const Shadowed& s : shadowed) {
-        ASSERT_NE(s.rule, expected) << Describe(flow) << ", policy " << i << " of seed " << seed;
-      }
-    }
-  }
+  Tally tally;
+  if (one != nullptr) return CheckPolicy(seed, static_cast<uint32_t>(strtoul(one, nullptr, 10)), tally);
+  const uint32_t policies = test::Scaled(kPolicies);
+  for (uint32_t i = 0; i < policies && !HasFatalFailure(); ++i) CheckPolicy(seed, i, tally);
+  if (HasFatalFailure()) return;
+  std::cout << tally.cases << " cases\n";
   // The flows did test rules, and the policies were within the limits.
-  EXPECT_GT(not_default, size_t{kPolicies} * kFlowsPerPolicy / 10);
-  EXPECT_GT(udp_proxied, size_t{kPolicies});
-  EXPECT_GT(icmp_matched, size_t{kPolicies});
-  EXPECT_LT(too_many_classes, size_t{kPolicies} / 4);
+  EXPECT_GE(tally.cases, size_t{test::Scaled(kCases)});
+  EXPECT_GT(tally.not_default, size_t{policies} * kFlowsPerPolicy / 10);
+  EXPECT_GT(tally.udp_proxied, size_t{policies});
+  EXPECT_GT(tally.icmp_matched, size_t{policies});
+  EXPECT_LT(tally.too_many_classes, size_t{policies} / 4);
 }
 
 }  // namespace
