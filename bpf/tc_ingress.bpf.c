@@ -202,8 +202,7 @@ static __noinline int judge_answer(struct __sk_buff *skb, struct packet *p, stru
   if (!p || !v) return NOT_AN_ANSWER;
   reversed = reverse_of(&p->flow);
   asked = bpf_map_lookup_elem(&tpx_flows, &reversed);
-  if (!asked || age_s(asked, now_s()) > udp_flow_s() || asked->device == skb->ifindex)
-    return NOT_AN_ANSWER;
+  if (!asked || age_s(asked, now_s()) > udp_flow_s() || asked->device == skb->ifindex) return NOT_AN_ANSWER;
   if (!is_steered(asked)) return v->reason = TPX_R_DIRECT;
   if (asked->action != TPX_ACTION_PROXY || asked->source != TPX_SOURCE_PRESERVE) return NOT_AN_ANSWER;
   /* Without the socket both ends still have the addresses that they know. */

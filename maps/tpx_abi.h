@@ -38,11 +38,12 @@ extern "C" {
 #define TPX_MAX_FLOWS 131072
 #define TPX_MAX_FRAGS 8192
 #define TPX_MAX_SOURCES 65536 /* with the rules that limit them */
-#define TPX_SLOTS 2 /* generations kept: the live one and the one being filled */
+#define TPX_SLOTS 2           /* generations kept: the live one and the one being filled */
 #define TPX_HANDOFF_SLOTS 256
 #define TPX_MAX_DEVICES 1024
-#define TPX_MAX_ATTRIBUTES 16384 /* values of all kinds that the rules of one generation name, devices included */
-#define TPX_MAX_MARKS 8          /* different pairs of value and mask in one generation */
+#define TPX_MAX_ATTRIBUTES \
+  16384                 /* values of all kinds that the rules of one generation name, devices included */
+#define TPX_MAX_MARKS 8 /* different pairs of value and mask in one generation */
 
 /* ---- verdicts ---------------------------------------------------------- */
 
@@ -330,7 +331,7 @@ struct tpx_tables {
   __u32 classify_others; /* 1: a rule may drop or reject something that is neither TCP nor UDP */
   __u32 asks;            /* bit per enum tpx_attribute that some rule asks for */
   struct tpx_mark_match marks[TPX_MAX_MARKS]; /* those that are not used fit every mark */
-  __u16 mark_class[1 << TPX_MAX_MARKS]; /* index: bit per pair that the mark fits */
+  __u16 mark_class[1 << TPX_MAX_MARKS];       /* index: bit per pair that the mark fits */
   __u16 dscp_class[64];
   __u16 other_class[TPX_ATTRIBUTES]; /* of values without an entry */
   __u16 linkless_class;              /* rules that do not ask for the link; for who does not know it */
@@ -344,9 +345,8 @@ struct tpx_tables {
   struct tpx_rule rules[TPX_MAX_RULES];
   struct tpx_bits bits[TPX_MAX_CLASSES];
 };
-TPX_SIZE(struct tpx_tables,
-         36 + 64 + 512 + 128 + 20 + 512 + 262144 + 8 + TPX_MAX_BLOCKS * 512 + TPX_MAX_RULES * 36 +
-             TPX_MAX_CLASSES * 136);
+TPX_SIZE(struct tpx_tables, 36 + 64 + 512 + 128 + 20 + 512 + 262144 + 8 + TPX_MAX_BLOCKS * 512 +
+                                TPX_MAX_RULES * 36 + TPX_MAX_CLASSES * 136);
 
 /* ---- shared state ------------------------------------------------------ */
 

@@ -11,5 +11,6 @@
 const volatile __u32 tpx_mark_mask __weak = 0x60000000;
 const volatile __u32 tpx_steer_mark __weak = 0x20000000;
 const volatile __u32 tpx_own_mark __weak = 0x40000000;
-/* 1: every flow is judged as if it were new. No socket is looked for, for that would run sk_lookup programs. */
+/* 1: every flow is judged as if it were new. No socket is looked for, for that would run sk_lookup programs.
+ */
 const volatile __u32 tpx_sees_no_socket __weak = 0;

@@ -147,17 +147,17 @@ static __noinline __u32 prefix_class(const struct tpx_tables *t, __u32 generatio
  * the verifier would have to follow.
  */
 static const __u8 bit_of_product[64] = {
-    0, 1, 48, 2, 57, 49, 28, 3, 61, 58, 50, 42, 38, 29, 17, 4,
-    62, 55, 59, 36, 53, 51, 43, 22, 45, 39, 33, 30, 24, 18, 12, 5,
-    63, 47, 56, 27, 60, 41, 37, 16, 54, 35, 52, 21, 44, 32, 23, 11,
-    46, 26, 40, 15, 34, 20, 31, 10, 25, 14, 19, 9, 13, 8, 7, 6,
+    0,  1,  48, 2,  57, 49, 28, 3,  61, 58, 50, 42, 38, 29, 17, 4,  62, 55, 59, 36, 53, 51,
+    43, 22, 45, 39, 33, 30, 24, 18, 12, 5,  63, 47, 56, 27, 60, 41, 37, 16, 54, 35, 52, 21,
+    44, 32, 23, 11, 46, 26, 40, 15, 34, 20, 31, 10, 25, 14, 19, 9,  13, 8,  7,  6,
 };
 
 static __always_inline __u32 lowest_bit(__u64 x) {
   return bit_of_product[(x & -x) * 0x03f79d71b4cb0a89ULL >> 58];
 }
 
-/* What each thing that is asked for leaves of the rules: classes, and the bits of values that have an entry. */
+/* What each thing that is asked for leaves of the rules: classes, and the bits of values that have an entry.
+ */
 enum {
   BY_SRC,
   BY_DST,
@@ -215,8 +215,7 @@ static __noinline __u32 mark_class(const struct tpx_tables *t, __u32 mark) {
   __u32 fits = 0;
 
 #pragma unroll
-  for (int i = 0; i < TPX_MAX_MARKS; i++)
-    fits |= ((mark & t->marks[i].mask) == t->marks[i].value) << i;
+  for (int i = 0; i < TPX_MAX_MARKS; i++) fits |= ((mark & t->marks[i].mask) == t->marks[i].value) << i;
   return t->mark_class[fits & ((1 << TPX_MAX_MARKS) - 1)];
 }
 
@@ -296,7 +295,8 @@ __weak __noinline int tpx_eval_portless(const struct tpx_flow *flow, const struc
   add_by_tuple(t, generation, flow, &c);
   add_by_link(t, generation, link, &c);
   rule = first_common_rule(t, &c);
-  if (rule >= TPX_MAX_RULES || !(bits_of(t, t->portless_class)->word[rule / 64] & 1ULL << rule % 64)) return -1;
+  if (rule >= TPX_MAX_RULES || !(bits_of(t, t->portless_class)->word[rule / 64] & 1ULL << rule % 64))
+    return -1;
   verdict_of_rule(t, rule, v);
   return 0;
 }

@@ -58,7 +58,7 @@ TEST(ParseConfig, ReadsEveryKey) {
                             .max_udp_sessions_per_client = 500,
                             .udp_reply_sockets = 256,
                             .timeouts = timeouts}));
-  ASSERT_EQ(c.policy.rules.size(), 11u);
+  ASSERT_EQ(c.policy.rules.size(), 13u);
   EXPECT_EQ(c.policy.rules[0], (Rule{.name = "blocked",
                                      .dst = Nets({"198.51.100.7", "203.0.113.0/24", "2001:db8:bad::/48"}),
                                      .action = TPX_ACTION_DROP,
