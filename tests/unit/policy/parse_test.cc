@@ -89,8 +89,8 @@ TEST(ParseConfig, ReadsEveryKey) {
                                      .line = 17,
                                      .column = 5}));
   EXPECT_EQ(c.policy.rules[7].target, (Endpoint{*IpAddr::Parse("::1"), 53}));
-  EXPECT_THAT(c.policy.rules[9].protocols, ElementsAre(47, 132));
-  EXPECT_EQ(c.policy.rules[10], (Rule{.name = "default"}));
+  EXPECT_THAT(c.policy.rules[11].protocols, ElementsAre(47, 132));
+  EXPECT_EQ(c.policy.rules[12], (Rule{.name = "default"}));
 }
 
 TEST(ParseConfig, KeepsTheDefaultsOfWhatIsNotWritten) {
