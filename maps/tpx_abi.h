@@ -350,8 +350,8 @@ TPX_SIZE(struct tpx_tables, 36 + 64 + 512 + 128 + 20 + 512 + 262144 + 8 + TPX_MA
 
 /* ---- shared state ------------------------------------------------------ */
 
-/* tpx_control[0], memory-mapped. generation & 1 is the live slot of tpx_tables
- * and tpx_prefixes; 0 means that nothing was published yet (everything passes). */
+/* tpx_control[0], memory-mapped. generation & 1 is the live slot of tpx_tables,
+ * tpx_prefixes and tpx_attributes; 0 means that nothing was published yet (everything passes). */
 struct tpx_control {
   __u32 abi_version;
   __u32 generation;

@@ -44,7 +44,7 @@ inline absl::StatusOr<Map<tpx_source_key, tpx_source>> OpenSources(const std::st
 inline absl::StatusOr<Map<uint32_t, uint32_t>> OpenDevices(const std::string& pins, Access access) {
   return Map<uint32_t, uint32_t>::OpenPinned(pins + "/tpx_devices", BPF_MAP_TYPE_HASH, access);
 }
-// Of one inner map per slot, and per slot and dimension (slot * 2 + dimension).
+// Of one inner map per slot; of prefixes, per slot and dimension (slot * 2 + dimension).
 // The value is a descriptor when written and a map id when read.
 inline absl::StatusOr<Map<uint32_t, uint32_t>> OpenTables(const std::string& pins, Access access) {
   return Map<uint32_t, uint32_t>::OpenPinned(pins + "/tpx_tables", BPF_MAP_TYPE_ARRAY_OF_MAPS, access);
