@@ -74,6 +74,7 @@ Resolution ResolveDevices(const policy::Interfaces& interfaces, const std::vecto
 
 std::vector<policy::DeviceName> NamesOf(const std::vector<Device>& devices) {
   std::vector<policy::DeviceName> names;
+  names.reserve(devices.size());
   for (const Device& device : devices) names.push_back({device.name, static_cast<uint32_t>(device.ifindex)});
   return names;
 }

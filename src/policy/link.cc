@@ -90,7 +90,7 @@ class LinkCompiler {
   }
 
   void CompileDscps() {
-    for (uint8_t dscp = 0; dscp < std::size(tables_.dscp_class); ++dscp) {
+    for (size_t dscp = 0; dscp < std::size(tables_.dscp_class); ++dscp) {
       tables_.dscp_class[dscp] = Number([dscp](const Rule& rule) {
         return rule.dscps.empty() ||
                std::find(rule.dscps.begin(), rule.dscps.end(), dscp) != rule.dscps.end();
