@@ -14,7 +14,7 @@
 
 #include <linux/types.h>
 
-#define TPX_ABI_VERSION 6
+#define TPX_ABI_VERSION 7
 
 #define TPX_SIZE(type, size) _Static_assert(sizeof(type) == (size), #type)
 #ifdef __cplusplus
@@ -201,22 +201,26 @@ enum tpx_effect {
 
 /*
  * What rules may ask for besides addresses, ports and protocol: the link that a
- * packet came by. Inner map of tpx_attributes: a hash of the values that rules
- * name → the rules that accept them. A value that is not there has the class
- * tpx_tables.other_class.
+ * packet came by, or the process that a local flow belongs to. Inner map of
+ * tpx_attributes: a hash of the values that rules name → the rules that accept
+ * them. A value that is not there has the class tpx_tables.other_class.
  */
 enum tpx_attribute {
   TPX_ATTR_DEVICE = 0, /* ifindex */
   TPX_ATTR_MAC = 1,    /* source address, the first byte lowest */
   TPX_ATTR_DSCP = 2,   /* no entries: dscp_class */
   TPX_ATTR_MARK = 3,   /* no entries: mark_class */
-  TPX_ATTRIBUTES = 4,
+  TPX_ATTR_UID = 4,
+  TPX_ATTR_GID = 5,
+  TPX_ATTR_CGROUP = 6, /* id of cgroup v2; the entry of a cgroup accepts what those above it accept, too */
+  TPX_ATTR_EXE = 7,    /* inode and device of the program's file */
+  TPX_ATTRIBUTES = 8,
 };
 
 struct tpx_attribute_key {
   __u64 value;
   __u32 attribute; /* enum tpx_attribute */
-  __u32 pad;
+  __u32 device;    /* of TPX_ATTR_EXE, as the kernel has it (major << 20 | minor); else 0 */
 };
 TPX_SIZE(struct tpx_attribute_key, 16);
 
@@ -228,6 +232,17 @@ struct tpx_link {
   __u8 pad;
 };
 TPX_SIZE(struct tpx_link, 16);
+
+/* Whose flow it is, where it begins on the gateway itself. */
+struct tpx_owner {
+  __u64 cgroup; /* the nearest one above the process, or its own, that has an entry; else 0 */
+  __u64 exe_inode;
+  __u32 exe_device;
+  __u32 uid;
+  __u32 gid;
+  __u32 pad;
+};
+TPX_SIZE(struct tpx_owner, 32);
 
 /* One pair of value and mask that rules name. */
 struct tpx_mark_match {
@@ -338,14 +353,15 @@ struct tpx_tables {
   __u16 portless_class;              /* rules that accept every port */
   __u16 denying_class;               /* rules that may keep a packet from its destination */
   __u16 pad[3];
-  __u16 proto_class[256];
-  __u16 port_class[2][65536]; /* index: port in host byte order */
-  __u16 root[2][2];           /* first step, by dimension; [1] for IPv4 */
+  __u16 proto_class[256];       /* of packets: rules that do not ask for the owner */
+  __u16 local_proto_class[256]; /* of local flows: rules that do not ask for the link */
+  __u16 port_class[2][65536];   /* index: port in host byte order */
+  __u16 root[2][2];             /* first step, by dimension; [1] for IPv4 */
   __u16 block[TPX_MAX_BLOCKS][256];
   struct tpx_rule rules[TPX_MAX_RULES];
   struct tpx_bits bits[TPX_MAX_CLASSES];
 };
-TPX_SIZE(struct tpx_tables, 36 + 64 + 512 + 128 + 20 + 512 + 262144 + 8 + TPX_MAX_BLOCKS * 512 +
+TPX_SIZE(struct tpx_tables, 36 + 64 + 512 + 128 + 28 + 1024 + 262144 + 8 + TPX_MAX_BLOCKS * 512 +
                                 TPX_MAX_RULES * 36 + TPX_MAX_CLASSES * 136);
 
 /* ---- shared state ------------------------------------------------------ */

@@ -86,7 +86,7 @@ class LinkCompiler {
       }
     }
     for (const auto& [mac, bits] : rules)
-      compiled_.attributes.push_back({{.value = mac, .attribute = TPX_ATTR_MAC, .pad = 0}, bits});
+      compiled_.attributes.push_back({{.value = mac, .attribute = TPX_ATTR_MAC, .device = 0}, bits});
   }
 
   void CompileDscps() {
@@ -140,7 +140,7 @@ std::vector<AttributeEntry> DeviceEntries(const Policy& policy, const std::vecto
                                  [](const Rule& rule) { return !rule.interfaces.empty(); });
   if (!asked) return entries;
   for (const DeviceName& device : devices) {
-    entries.push_back({{.value = device.ifindex, .attribute = TPX_ATTR_DEVICE, .pad = 0},
+    entries.push_back({{.value = device.ifindex, .attribute = TPX_ATTR_DEVICE, .device = 0},
                        RulesThat(policy, [&](const Rule& rule) {
                          return Accepts(rule, kMatchInterface, rule.interfaces.empty(),
                                         FitsName(rule, device.name));
