@@ -189,6 +189,7 @@ Config FromJson(const json& j, std::string_view lists) {
   config.file = j.at("file");
   config.set_files = SetFilesFromJson(j.at("set_files"));
   config.interfaces = InterfacesFromJson(j.at("interfaces"));
+  config.local = {.enabled = j.at("local").at("enabled"), .cgroup = j.at("local").at("cgroup")};
   config.steering = SteeringFromJson(j.at("steering"));
   for (const json& rule : j.at("rules")) config.policy.rules.push_back(RuleFromJson(rule, lists));
   if (!lists.empty()) throw std::invalid_argument("there are more prefixes than rules name");
@@ -226,6 +227,7 @@ std::string EncodeConfig(const policy::Config& config) {
   const json j = {{"file", config.file},
                   {"set_files", SetFilesToJson(config.set_files)},
                   {"interfaces", InterfacesToJson(config.interfaces)},
+                  {"local", {{"enabled", config.local.enabled}, {"cgroup", config.local.cgroup}}},
                   {"steering", SteeringToJson(config.steering)},
                   {"rules", rules},
                   {"proxy", ProxyToJson(config.proxy)}};

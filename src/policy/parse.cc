@@ -33,6 +33,7 @@ void ReadDocument(Diagnostics& out, const YamlNode& root, const FileReader& read
            {.key = "interfaces",
             .read = [&](const YamlNode& value) { config.interfaces = ReadInterfaces(out, value); },
             .required = true},
+           {.key = "local", .read = [&](const YamlNode& value) { config.local = ReadLocal(out, value); }},
            {.key = "on_proxy_down",
             .read = [&](const YamlNode& value) { ReadFailMode(out, value, sections.defaults.fail_mode); }},
            {.key = "source",

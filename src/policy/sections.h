@@ -44,6 +44,9 @@ bool ReadAction(Diagnostics& out, const YamlNode& node, Rule& rule);
 void ReadDefaultAction(Diagnostics& out, const YamlNode& node, tpx_action& action);
 // Puts the implicit rules behind `rules`.
 void AppendDefault(std::vector<Rule>& rules, tpx_action action, const RuleDefaults& defaults);
+Local ReadLocal(Diagnostics& out, const YamlNode& node);
+// What is wrong with a path of a cgroup below the root; empty where nothing is.
+std::string_view CgroupProblem(std::string_view path);
 Steering ReadSteering(Diagnostics& out, const YamlNode& node);
 Proxy ReadProxy(Diagnostics& out, const YamlNode& node);
 

@@ -137,6 +137,13 @@ struct Proxy {
   friend bool operator==(const Proxy&, const Proxy&) = default;
 };
 
+// Flows that begin on the gateway itself, in a cgroup or below it.
+struct Local {
+  bool enabled = false;
+  std::string cgroup = "/";  // below the root of cgroup v2
+  friend bool operator==(const Local&, const Local&) = default;
+};
+
 // A set that the configuration keeps in a file of its own.
 struct SetFile {
   std::string name, path;  // as the configuration names them
@@ -148,6 +155,7 @@ struct Config {
   std::string file{};  // absolute path of what was read; empty where it was no file
   std::vector<SetFile> set_files{};
   Interfaces interfaces;
+  Local local;
   Policy policy;
   Steering steering;
   Proxy proxy;

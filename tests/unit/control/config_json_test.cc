@@ -54,6 +54,7 @@ policy::Config Full() {
   config.file = "/etc/a b/config.yaml";
   config.set_files = {{.name = "blocked", .path = "lists/blocked.txt", .prefixes = 1'000'000}};
   config.interfaces = {.lan = {"eth1", "veth*"}, .wan = {"eth0"}};
+  config.local = {.enabled = true, .cgroup = "/user.slice"};
   config.steering = {.mark_mask = 0xf0,
                      .steer_mark = 0x10,
                      .own_mark = 0x20,

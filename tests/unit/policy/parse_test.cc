@@ -39,6 +39,7 @@ TEST(ParseConfig, ReadsEveryKey) {
   const Config& c = result.config;
   EXPECT_THAT(c.interfaces.lan, ElementsAre("eth1", "veth*"));
   EXPECT_THAT(c.interfaces.wan, ElementsAre("eth0"));
+  EXPECT_EQ(c.local, (Local{.enabled = true, .cgroup = "/user.slice"}));
   EXPECT_EQ(c.steering, (Steering{0x0f000000, 0x01000000, 0x02000000, 300, 50, AttachMode::kClsact}));
   Timeouts timeouts{.connect_ms = 500,
                     .idle_ms = 3'600'000,
@@ -98,6 +99,17 @@ TEST(ParseConfig, KeepsTheDefaultsOfWhatIsNotWritten) {
   EXPECT_EQ(c.steering, Steering());
   EXPECT_EQ(c.proxy, Proxy());
   EXPECT_THAT(c.policy.rules, ElementsAre(Rule{.name = "default", .action = TPX_ACTION_BYPASS}));
+}
+
+TEST(ParseConfig, LocalFlowsAreOffUnlessTheFileNamesThem) {
+  auto local = [](std::string_view text) { return Parsed(StrCat(kHead, text)).local; };
+  EXPECT_EQ(local(""), (Local{.enabled = false, .cgroup = "/"}));
+  EXPECT_EQ(local("local: false\n"), (Local{.enabled = false, .cgroup = "/"}));
+  EXPECT_EQ(local("local: true\n"), (Local{.enabled = true, .cgroup = "/"}));
+  EXPECT_EQ(local("local: {}\n"), (Local{.enabled = true, .cgroup = "/"}));
+  EXPECT_EQ(local("local: {cgroup: /}\n"), (Local{.enabled = true, .cgroup = "/"}));
+  EXPECT_EQ(local("local: {cgroup: /a.slice/b@1.service}\n"),
+            (Local{.enabled = true, .cgroup = "/a.slice/b@1.service"}));
 }
 
 TEST(ParseConfig, ProxyingByDefaultConcernsTcpAndUdp) {
