@@ -107,6 +107,9 @@ struct Steering {
   uint32_t route_table = 2184;
   uint32_t rule_priority = 100;
   AttachMode attach = AttachMode::kAuto;
+
+  // On the gateway's own sockets whose flows are proxied: the bits of both.
+  uint32_t local_mark() const { return steer_mark | own_mark; }
   friend bool operator==(const Steering&, const Steering&) = default;
 };
 
