@@ -97,7 +97,7 @@ TEST(ParseConfig, ReadsEveryKey) {
                                       .cgroups = {{"/user.slice", 10}, {"/system.slice", 20}},
                                       .programs = {{"/usr/bin/curl", {100, 7}}, {"/usr/bin/dig", {101, 7}}},
                                       .negated = kMatchGid | kMatchExe,
-                                      .line = 34,
+                                      .line = 35,
                                       .column = 5}));
   EXPECT_THAT(c.policy.rules[13].protocols, ElementsAre(47, 132));
   EXPECT_EQ(c.policy.rules[14], (Rule{.name = "default"}));
