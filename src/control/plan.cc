@@ -86,7 +86,7 @@ absl::StatusOr<Plan> MakePlan(const policy::Config& config, sys::Rtnl& rtnl) {
     plan.notes.push_back(StrCat("warning: no interface matches ", Quote(pattern), " yet"));
   }
   const std::vector<policy::AttributeEntry> entries =
-      policy::DeviceEntries(config.policy, NamesOf(state.devices));
+      policy::DeviceEntries(config.policy, NamesOf(state.devices, links));
   plan.compiled.attributes.insert(plan.compiled.attributes.end(), entries.begin(), entries.end());
   state.families.push_back(sys::Family::kIpv4);
   if (Ipv6Enabled()) {

@@ -37,7 +37,7 @@ void ReadSourceMode(Diagnostics& out, const YamlNode& node, tpx_source_mode& sou
 void ReadMapping(Diagnostics& out, const YamlNode& node, tpx_mapping& mapping);
 void ReadLimit(Diagnostics& out, const YamlNode& node, RateLimit& limit);
 std::vector<Rule> ReadRules(Diagnostics& out, const YamlNode& node, const Sets& sets,
-                            const RuleDefaults& defaults);
+                            const RuleDefaults& defaults, const OwnerLookup& owners);
 // Sets action, and target where it is a redirect; false after an error.
 bool ReadAction(Diagnostics& out, const YamlNode& node, Rule& rule);
 // One of the actions as `default` takes it: a redirect is none.

@@ -55,6 +55,7 @@ struct LinkInfo {
   std::string name;
   uint32_t flags = 0;  // IFF_*
   uint16_t type = 0;   // ARPHRD_*
+  uint16_t vlan = 0;   // of a device for one VLAN of another; else 0
   bool is_loopback() const;
   bool is_up() const;
 };
