@@ -126,10 +126,11 @@ absl::Status ReplaceLocal(Site& site, const std::string& programs) {
   return absl::OkStatus();
 }
 
-bool LocalAttached(const std::string& pins) {
+bool LocalAttached(const std::string& pins, const policy::Local& local) {
+  const absl::StatusOr<uint64_t> id = sys::CgroupId(local.cgroup);
   const auto programs = bpf::LocalPrograms();
-  return std::all_of(programs.begin(), programs.end(),
-                     [&](std::string_view program) { return CgroupOf(pins, program) != 0; });
+  return id.ok() && std::all_of(programs.begin(), programs.end(),
+                                [&](std::string_view program) { return CgroupOf(pins, program) == *id; });
 }
 
 std::string Describe(const policy::Local& local) { return StrCat("local flows of cgroup ", local.cgroup); }

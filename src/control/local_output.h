@@ -21,8 +21,8 @@ absl::Status SyncLocal(Site& site, const State& state, std::vector<std::string>&
 // Replaces the programs in place by those that are pinned in `programs`.
 absl::Status ReplaceLocal(Site& site, const std::string& programs);
 
-// Whether all of it is attached to a cgroup that exists.
-bool LocalAttached(const std::string& pins);
+// Whether all of it is attached to the cgroup that is there now.
+bool LocalAttached(const std::string& pins, const policy::Local& local);
 
 std::string Describe(const policy::Local& local);  // "local flows of cgroup /"
 

@@ -71,7 +71,7 @@ void AddSkLookup(const Paths& paths, StateSnapshot& snapshot) {
 
 void AddLocal(const Paths& paths, const State& state, StateSnapshot& snapshot) {
   snapshot.local = state.local;
-  snapshot.local_attached = state.local.enabled && LocalAttached(paths.pins);
+  snapshot.local_attached = state.local.enabled && LocalAttached(paths.pins, state.local);
   if (state.local.enabled && !snapshot.local_attached) {
     snapshot.problems.push_back(StrCat("not attached to ", Describe(state.local), "; run 'tpx-bpf reload'"));
   }

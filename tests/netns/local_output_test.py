@@ -1,131 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Flows that begin on the gateway itself: real processes, by user and cgroup, both families."""
+"""Flows that begin on the gateway itself: what becomes of them, with real processes and both families."""
 import json
 import os
-import pathlib
 import socket
-import textwrap
 
 import harness
+import local_case
 import product
-
-UID = 4242
-
-# Says what became of one flow, as the process sees it: its own address and the peer's.
-CLIENT = textwrap.dedent("""
-    import json, socket, sys
-    kind, address, port = sys.argv[1], sys.argv[2], int(sys.argv[3])
-    af = socket.AF_INET6 if ":" in address else socket.AF_INET
-    say = {}
-    try:
-        if kind == "tcp":
-            sock = socket.create_connection((address, port), 3)
-            sock.sendall(b"W\\n")
-            say["server_saw"] = json.loads(sock.recv(4096))[0]
-            say["peer"] = sock.getpeername()[:2]
-        else:
-            sock = socket.socket(af, socket.SOCK_DGRAM)
-            sock.settimeout(3)
-            if kind == "connected":
-                sock.connect((address, port))
-                sock.send(b"hello")
-            else:
-                sock.sendto(b"hello", (address, port))
-            data, peer = sock.recvfrom(4096)
-            say["peer"] = peer[:2]
-        say["own"] = sock.getsockname()[0]
-    except OSError as error:
-        say["error"] = type(error).__name__
-    print(json.dumps(say))
-""")
-
-
-def cgroup2_root():
-    for line in pathlib.Path("/proc/self/mountinfo").read_text().splitlines():
-        fields, rest = line.split(" - ")
-        if rest.startswith("cgroup2 ") and fields.split()[3] == "/":
-            return pathlib.Path(fields.split()[4])
-    return None
-
-
-class Cgroup:
-    """A cgroup of the test's own. Processes join by themselves; children inherit."""
-
-    def __init__(self, name, above=None):
-        self.root = cgroup2_root()
-        self.path = f"{above.path if above else ''}/{name}"
-        self.folder = self.root / self.path[1:]
-        self.folder.mkdir()
-
-    def join(self):
-        (self.folder / "cgroup.procs").write_text(str(os.getpid()))
-
-    def leave(self):
-        (self.root / "cgroup.procs").write_text(str(os.getpid()))
-
-    def close(self):
-        self.leave()
-        harness.wait_until(self._removed, f"{self.folder} is empty")
-
-    def _removed(self):
-        try:
-            self.folder.rmdir()
-        except OSError:
-            return False
-        return True
-
-
-class LocalCase(product.TestCase):
-    def setUp(self):
-        super().setUp()
-        if cgroup2_root() is None:
-            self.skipTest("cgroup v2 is not mounted")
-        self.cgroup = Cgroup(self.lab.name)
-        self.addCleanup(self.cgroup.close)
-        self.lab.serve()
-        self.datagrams = harness.Peer(self.lab.server, 5300, script="udp_peer.py")
-        self.addCleanup(self.datagrams.close)
-        self.datagrams.read()
-
-    def settings(self, *rules, **more):
-        return product.config([*rules], local={"cgroup": self.cgroup.path}, **more)
-
-    def run_rules(self, *rules, **more):
-        self.tpx.start(self.settings(*rules, **more))
-
-    def ask(self, kind, family, uid=None, inside=True, address=None, port=None):
-        """What a process of the gateway finds out."""
-        folder = self.cgroup.folder if inside else self.cgroup.root
-        user = ["setpriv", f"--reuid={uid}", "--clear-groups"] if uid else []
-        port = port or (8080 if kind == "tcp" else 5300)
-        done = self.lab.gateway.run(
-            "sh", "-c", f'echo $$ > {folder}/cgroup.procs && exec "$@"', "sh", *user,
-            "/usr/bin/python3", "-c", CLIENT, kind, address or family.server, port)
-        return json.loads(done.stdout)
-
-    def assert_proxied(self, kind, family, **how):
-        said = self.ask(kind, family, **how)
-        self.assertEqual(said.get("peer"), [how.get("address") or family.server, how.get("port") or
-                                            (8080 if kind == "tcp" else 5300)], said)
-        if kind != "datagram":
-            self.assertEqual(said["own"], family.loopback, said)
-        return said
-
-    def assert_direct(self, kind, family, **how):
-        said = self.ask(kind, family, **how)
-        self.assertEqual(said.get("peer", [None])[0], how.get("address") or family.server, said)
-        if kind != "datagram":
-            self.assertEqual(said["own"], family.wan, said)
-        return said
-
-    def each(self, kinds=("tcp", "connected", "datagram")):
-        for family in harness.FAMILIES:
-            for kind in kinds:
-                with self.subTest(family=family.name, kind=kind):
-                    yield kind, family
-
-
-ANY = {"proto": ["tcp", "udp"]}
+import state
+from local_case import ANY, LocalCase
 
 
 class Captured(LocalCase):
@@ -136,7 +19,7 @@ class Captured(LocalCase):
             self.assert_proxied(kind, family)
             self.assertEqual(self.tpx.reasons()["lo_proxy"], before + 1)
         totals = self.tpx.totals()
-        self.assertEqual(totals["accepted"], 2)
+        self.assertEqual(totals["sessions_total"], 2)
         self.assertEqual(self.tpx.rules()["all"], 6)
 
 
@@ -269,6 +152,80 @@ class Captured(LocalCase):
         reasons = self.tpx.reasons()
         self.assertEqual((reasons["lo_proxy"], reasons["lo_proxied"]), (2, 78))
         self.assertEqual((reasons["lo_bypass"], reasons["lo_direct"]), (8, 312))
+
+
+class Owners(LocalCase):
+    def test_rules_by_user_group_cgroup_and_program(self):
+        nested = local_case.Cgroup("nested", self.cgroup)
+        self.addCleanup(nested.close)
+        below = local_case.Cgroup("below", nested)
+        self.addCleanup(below.close)
+        python = os.path.realpath("/usr/bin/python3")
+        self.run_rules(product.rule("bypass", "excluded", {**ANY, "uid": [4242, "nobody"]}),
+                       product.rule("bypass", "nested", {**ANY, "cgroup": nested.path}),
+                       product.rule("reject", "group", {**ANY, "gid": 4343}),
+                       product.rule("drop", "not-python", {**ANY, "exe": {"not": python}}),
+                       product.rule("proxy", "rest", {**ANY, "uid": {"not": 4444}}))
+        for kind, family in self.each():
+            self.assert_direct(kind, family, uid=4242)
+            self.assert_proxied(kind, family)
+            self.assert_direct(kind, family, uid=4444)
+            for group in (nested, below):
+                self.assert_direct(kind, family, group=group)
+            self.assertEqual(self.ask(kind, family, gid=4343).get("error"), "ConnectionRefusedError")
+        done = self.lab.gateway.run("sh", "-c", f'echo $$ > {self.cgroup.folder}/cgroup.procs && exec "$@"', "sh",
+                                    "curl", "-sS", f"http://{harness.V4.server}:8080/", check=False)
+        self.assertNotEqual(done.returncode, 0)
+        self.assertEqual({name: count for name, count in self.tpx.rules().items() if name != "default"},
+                         {"excluded": 6, "nested": 12, "group": 6, "not-python": 1, "rest": 6})
+
+
+class Life(LocalCase):
+    def test_A14_a_missing_cgroup_leaves_the_gateway_working(self):
+        self.tpx.start(product.config(local={"cgroup": "/tpx-missing"}))
+        self.assertRegex(self.tpx.log.read_text(), "local: .*tpx-missing.*left alone")
+        self.assertEqual(self.tpx.status()["local"], {"enabled": False})
+        for family in harness.FAMILIES:
+            self.lab.who(family)
+        self.assertEqual(self.tpx.totals()["sessions_total"], 2)
+
+    def test_A14_a_cgroup_that_is_deleted_takes_only_its_flows_along(self):
+        nested = local_case.Cgroup("nested", self.cgroup)
+        self.tpx.start(product.config([product.rule(match=ANY)], local={"cgroup": nested.path}))
+        self.assert_proxied("tcp", harness.V4, group=nested)
+        nested.close()
+        status = self.tpx.status()
+        self.assertFalse(status["local"]["attached"])
+        self.assertRegex("".join(status["problems"]), f"not attached to local flows of cgroup {nested.path}")
+        for family in harness.FAMILIES:
+            self.lab.who(family)
+        self.assertRegex(self.tpx.reload().stderr, "warning: local")
+        self.assertEqual(self.tpx.status()["problems"], [])
+
+    def test_reload_turns_it_on_and_off(self):
+        off = product.config([product.rule(match=ANY)])
+        self.tpx.start(off)
+        for _ in range(2):
+            for kind, family in self.each():
+                self.assert_direct(kind, family)
+            self.tpx.reload(self.settings(product.rule(match=ANY)))
+            self.assertTrue(self.tpx.status()["local"]["attached"])
+            for kind, family in self.each():
+                self.assert_proxied(kind, family)
+            self.tpx.reload(off)
+
+    def test_upgrade_keeps_it_and_detach_leaves_nothing(self):
+        before = state.of(self.lab.gateway)
+        self.run_rules(product.rule(match=ANY))
+        self.tpx.command("upgrade")
+        for kind, family in self.each():
+            self.assert_proxied(kind, family)
+        self.tpx.stop()
+        self.tpx.detach()
+        self.assertEqual(state.difference(before, state.of(self.lab.gateway)), [])
+        self.assertEqual(harness.run(["bpftool", "cgroup", "show", self.cgroup.folder]).stdout.strip(), "")
+        for kind, family in self.each():
+            self.assert_direct(kind, family)
 
 
 if __name__ == "__main__":
