@@ -114,4 +114,12 @@ absl::StatusOr<StateSnapshot> Snapshot(const Paths& paths) {
   return snapshot;
 }
 
+absl::StatusOr<std::map<uint32_t, std::string>> RuleNames(const Paths& paths) {
+  TPX_ASSIGN_OR_RETURN(const State state, ReadState(paths));
+  std::map<uint32_t, std::string> names;
+  for (const auto& [generation, counters] : state.rule_counters)
+    for (const auto& [name, counter] : counters) names[counter] = name;
+  return names;
+}
+
 }  // namespace tpx::control

@@ -51,4 +51,8 @@ struct StateSnapshot {
 // answer may be of a moment in between.
 absl::StatusOr<StateSnapshot> Snapshot(const Paths& paths);
 
+// Name by index into tpx_rule_hits, as tpx_event.counter has it; while a reload runs, of both
+// generations. Less than a Snapshot: one small file is read.
+absl::StatusOr<std::map<uint32_t, std::string>> RuleNames(const Paths& paths);
+
 }  // namespace tpx::control
