@@ -57,7 +57,7 @@ struct tpx_trace {
   struct tpx_addr dst, dst_mask;
   __u32 ifindex; /* 0: any */
   __u32 counter; /* of a rule; TPX_NO_RULE: any, or none */
-  __u32 every;   /* of so many that fit on a CPU the first is sent; at least 1 */
+  __u32 every;   /* of so many that fit, on each CPU, one is sent; at least 1 */
   __be16 sport;  /* 0: any */
   __be16 dport;
   __u8 proto[2]; /* either; proto[0] = 0: any */

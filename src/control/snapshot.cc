@@ -114,12 +114,9 @@ absl::StatusOr<StateSnapshot> Snapshot(const Paths& paths) {
   return snapshot;
 }
 
-absl::StatusOr<std::map<uint32_t, std::string>> RuleNames(const Paths& paths) {
+absl::StatusOr<GenerationCounters> ReadRuleCounters(const Paths& paths) {
   TPX_ASSIGN_OR_RETURN(const State state, ReadState(paths));
-  std::map<uint32_t, std::string> names;
-  for (const auto& [generation, counters] : state.rule_counters)
-    for (const auto& [name, counter] : counters) names[counter] = name;
-  return names;
+  return state.rule_counters;
 }
 
 }  // namespace tpx::control

@@ -51,8 +51,9 @@ struct StateSnapshot {
 // answer may be of a moment in between.
 absl::StatusOr<StateSnapshot> Snapshot(const Paths& paths);
 
-// Name by index into tpx_rule_hits, as tpx_event.counter has it; while a reload runs, of both
-// generations. Less than a Snapshot: one small file is read.
-absl::StatusOr<std::map<uint32_t, std::string>> RuleNames(const Paths& paths);
+// By generation the index into tpx_rule_hits by rule name: of the live one, while a reload runs
+// of the other one too. Cheaper than a Snapshot, because one small file is read.
+using GenerationCounters = std::map<uint32_t, std::map<std::string, uint32_t>>;
+absl::StatusOr<GenerationCounters> ReadRuleCounters(const Paths& paths);
 
 }  // namespace tpx::control
