@@ -38,17 +38,19 @@ EventTap::EventTap(const ProgRunner& runner)
       log_(Map<tpx_log_lease>(runner.map_fd("tpx_log_lease"))),
       trace_deadline_(reinterpret_cast<volatile uint64_t*>(&trace_->deadline_ns)),
       log_deadline_(reinterpret_cast<volatile uint64_t*>(&log_->deadline_ns)) {
-  *trace_deadline_ = *log_deadline_ = 0;
+  *trace_deadline_ = 0;
+  *log_deadline_ = 0;
   Open("tpx_events", trace_ring_);
   Open("tpx_log", log_ring_);
   Traced();
   Logged();
-  AgeLog(3'600'000);
+  ForgetLog();
   before_ = Sum();
 }
 
 EventTap::~EventTap() {
-  *trace_deadline_ = *log_deadline_ = 0;
+  *trace_deadline_ = 0;
+  *log_deadline_ = 0;
   Traced();
   Logged();
   ring_buffer__free(trace_ring_.buffer);
@@ -91,6 +93,12 @@ void EventTap::AgeLog(int64_t milliseconds) {
     for (tpx_log_rate& rate : values) rate.next_ns -= std::min<uint64_t>(rate.next_ns, age);
     TPX_PCHECK(bpf_map_update_elem(fd, &counter, values.data(), BPF_ANY) == 0);
   }
+}
+
+void EventTap::ForgetLog() {
+  const std::vector<tpx_log_rate> zeros(static_cast<size_t>(libbpf_num_possible_cpus()));
+  for (uint32_t counter = 0; counter < TPX_MAX_COUNTERS; ++counter)
+    TPX_PCHECK(bpf_map_update_elem(runner_.map_fd("tpx_log_rates"), &counter, zeros.data(), BPF_ANY) == 0);
 }
 
 std::vector<tpx_event> EventTap::Take(Ring& ring) {

@@ -40,6 +40,7 @@ class EventTap {
     ring_buffer* buffer = nullptr;
     std::vector<tpx_event> events;
   };
+  void ForgetLog();
   static std::vector<tpx_event> Take(Ring& ring);
   void Open(const char* map, Ring& ring);
   tpx_event_counts Sum() const;
