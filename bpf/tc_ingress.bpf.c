@@ -63,7 +63,7 @@ static __always_inline int reason_of_verdict(const struct tpx_flow *flow, struct
 
 /* What the policy may ask for besides the flow. */
 static __always_inline void note_link(struct __sk_buff *skb, struct packet *p) {
-  __u32 asked = asked_of_link();
+  __u32 asked = asked_attributes();
 
   if (!asked) return;
   p->link.ifindex = skb->ifindex;
@@ -169,7 +169,7 @@ static __always_inline int judge_syn(struct __sk_buff *skb, struct packet *p) {
 static __noinline int hand_off_cookie(struct __sk_buff *skb, struct packet *p) {
   struct tpx_verdict v = {};
 
-  if (!p || !asked_of_link()) return 0;
+  if (!p || !asked_attributes()) return 0;
   note_link(skb, p);
   if (!tpx_evaluate(&p->flow, &p->link, &v)) v.reason = reason_of_verdict(&p->flow, &v);
   if (effect_of(v.reason) == TPX_EFFECT_STEER) hand_off(&p->flow, &v);

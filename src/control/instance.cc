@@ -28,6 +28,10 @@ std::string SkLookupLinkPin(const std::string& dir) { return dir + "/link_sk_loo
 std::string ProgramPin(const std::string& dir, Role role) { return StrCat(dir, "/tpx_", RoleName(role)); }
 std::string SkLookupProgramPin(const std::string& dir) { return dir + "/tpx_sk_lookup"; }
 
+std::string LocalLinkPin(const std::string& dir, std::string_view program) {
+  return StrCat(dir, "/link_", program);
+}
+
 absl::StatusOr<sys::FileLock> LockInstance(const Paths& paths) {
   return sys::FileLock::Acquire(LockPath(paths), kLockTimeout);
 }

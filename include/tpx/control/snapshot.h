@@ -41,6 +41,8 @@ struct StateSnapshot {
   bool sk_lookup_attached = false;
   uint32_t sk_lookup_program_id = 0;
   std::vector<DeviceState> devices;
+  policy::Local local;  // as far as it could be had
+  bool local_attached = false;
   std::vector<RouteState> rules, routes;
   // Index into tpx_rule_hits by rule name; while a reload runs, of both its generations.
   std::map<std::string, uint32_t> rule_counters;
