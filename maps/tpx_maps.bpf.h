@@ -7,6 +7,7 @@
 #pragma once
 
 #include "tpx_abi.h"
+#include "tpx_event.h"
 
 struct {
   __uint(type, BPF_MAP_TYPE_ARRAY);
@@ -170,3 +171,43 @@ struct {
   __type(key, __u32);
   __array(values, struct tpx_attributes_map);
 } tpx_attributes SEC(".maps") __weak;
+
+struct {
+  __uint(type, BPF_MAP_TYPE_RINGBUF);
+  __uint(max_entries, TPX_TRACE_BYTES);
+} tpx_events SEC(".maps") __weak;
+
+struct {
+  __uint(type, BPF_MAP_TYPE_ARRAY);
+  __uint(map_flags, BPF_F_MMAPABLE);
+  __uint(max_entries, 1);
+  __type(key, __u32);
+  __type(value, struct tpx_trace);
+} tpx_trace SEC(".maps") __weak;
+
+struct {
+  __uint(type, BPF_MAP_TYPE_RINGBUF);
+  __uint(max_entries, TPX_LOG_BYTES);
+} tpx_log SEC(".maps") __weak;
+
+struct {
+  __uint(type, BPF_MAP_TYPE_ARRAY);
+  __uint(map_flags, BPF_F_MMAPABLE);
+  __uint(max_entries, 1);
+  __type(key, __u32);
+  __type(value, struct tpx_log_lease);
+} tpx_log_lease SEC(".maps") __weak;
+
+struct {
+  __uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+  __uint(max_entries, TPX_MAX_COUNTERS);
+  __type(key, __u32);
+  __type(value, struct tpx_log_rate);
+} tpx_log_rates SEC(".maps") __weak;
+
+struct {
+  __uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+  __uint(max_entries, 1);
+  __type(key, __u32);
+  __type(value, struct tpx_event_counts);
+} tpx_event_cnts SEC(".maps") __weak;

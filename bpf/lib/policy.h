@@ -261,6 +261,7 @@ static __always_inline void verdict_of_rule(const struct tpx_tables *t, __u32 in
   v->source = rule->source;
   v->mapping = rule->mapping;
   v->limit = rule->rate ? index + 1 : 0;
+  v->logs = rule->log != TPX_LOG_NONE;
   v->to = rule->to;
 }
 

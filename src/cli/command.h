@@ -17,6 +17,7 @@ enum Accepts : unsigned {
   kFile = 1 << 4,     // FILE
   kFlow = 1 << 5,     // PROTO SRC[:PORT] DST[:PORT], --in DEV, --mark N, --mac ADDR
   kSets = 1 << 6,     // --sets
+  kTrace = 1 << 7,    // [PROTO [SRC [DST]]] and the options of trace
 };
 
 // One line of the command table. Nouns read, verbs change.
@@ -41,6 +42,7 @@ int RunReload(const Options& options, Env& env);
 int RunStatus(const Options& options, Env& env);
 int RunCounters(const Options& options, Env& env);
 int RunExplain(const Options& options, Env& env);
+int RunTrace(const Options& options, Env& env);
 int RunCheck(const Options& options, Env& env);
 int RunVersion(const Options& options, Env& env);
 

@@ -137,6 +137,7 @@ json RuleToJson(const Rule& rule, std::string& lists) {
           {"mapping", rule.mapping},
           {"target", TargetToJson(rule.target)},
           {"limit", LimitToJson(rule.limit)},
+          {"log", rule.log},
           {"matches_nothing", rule.matches_nothing},
           {"line", rule.line},
           {"column", rule.column}};
@@ -165,6 +166,7 @@ Rule RuleFromJson(const json& j, std::string_view& lists) {
           .mapping = j.at("mapping").get<tpx_mapping>(),
           .target = TargetFromJson(j.at("target")),
           .limit = LimitFromJson(j.at("limit")),
+          .log = j.at("log").get<tpx_log_mode>(),
           .matches_nothing = j.at("matches_nothing"),
           .line = j.at("line"),
           .column = j.at("column")};

@@ -19,6 +19,7 @@ std::string ConfigTextPath(const Paths& paths) { return paths.state + "/config.y
 std::string ConfigJsonPath(const Paths& paths) { return paths.state + "/config.json"; }
 std::string LockPath(const Paths& paths) { return paths.state + "/lock"; }
 std::string RunLockPath(const Paths& paths) { return paths.state + "/run.lock"; }
+std::string TraceLockPath(const Paths& paths) { return paths.state + "/trace.lock"; }
 
 std::string DeviceLinkPin(const std::string& dir, const Device& device) {
   return StrCat(dir, "/link_", RoleName(device.role), "_", device.ifindex);

@@ -16,7 +16,8 @@ std::string StatePath(const Paths& paths);
 std::string ConfigTextPath(const Paths& paths);
 std::string ConfigJsonPath(const Paths& paths);
 std::string LockPath(const Paths& paths);
-std::string RunLockPath(const Paths& paths);  // held by the process that serves
+std::string RunLockPath(const Paths& paths);    // held by the process that serves
+std::string TraceLockPath(const Paths& paths);  // held by the one that listens to a trace
 
 // Pins of an attachment inside a pin directory.
 std::string DeviceLinkPin(const std::string& dir, const Device& device);

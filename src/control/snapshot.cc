@@ -122,4 +122,9 @@ absl::StatusOr<StateSnapshot> Snapshot(const Paths& paths) {
   return snapshot;
 }
 
+absl::StatusOr<GenerationCounters> ReadRuleCounters(const Paths& paths) {
+  TPX_ASSIGN_OR_RETURN(const State state, ReadState(paths));
+  return state.rule_counters;
+}
+
 }  // namespace tpx::control

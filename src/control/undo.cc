@@ -297,6 +297,7 @@ absl::Status Undoer::Run() {
 void RemoveStateDir(const Paths& paths) {
   // Whoever waits for a lock notices that its file went.
   if (!sys::FileLock::Holder(RunLockPath(paths)).has_value()) unlink(RunLockPath(paths).c_str());
+  unlink(TraceLockPath(paths).c_str());
   unlink(LockPath(paths).c_str());
   rmdir(paths.state.c_str());
 }

@@ -4,8 +4,10 @@
 #include <string>
 
 #include "tpx/bpf/map.h"
+#include "tpx/bpf/ring_reader.h"
 #include "tpx/bpf/shared_array.h"
 #include "tpx_abi.h"
+#include "tpx_event.h"
 
 // The maps of a pin directory, each with its type. See tpx_abi.h for meanings.
 namespace tpx::bpf {
@@ -59,6 +61,27 @@ inline absl::StatusOr<Map<uint32_t, uint32_t>> OpenPrefixes(const std::string& p
 // Of one inner map per slot, as above.
 inline absl::StatusOr<Map<uint32_t, uint32_t>> OpenAttributes(const std::string& pins, Access access) {
   return Map<uint32_t, uint32_t>::OpenPinned(pins + "/tpx_attributes", BPF_MAP_TYPE_ARRAY_OF_MAPS, access);
+}
+
+// What a program tells those who listen: see tpx_event.h.
+inline absl::StatusOr<RingReader<tpx_event>> OpenEvents(const std::string& pins) {
+  return RingReader<tpx_event>::OpenPinned(pins + "/tpx_events");
+}
+inline absl::StatusOr<SharedArray<tpx_trace>> OpenTrace(const std::string& pins, Access access) {
+  return SharedArray<tpx_trace>::OpenPinned(pins + "/tpx_trace", 1, access);
+}
+inline absl::StatusOr<RingReader<tpx_event>> OpenLog(const std::string& pins) {
+  return RingReader<tpx_event>::OpenPinned(pins + "/tpx_log");
+}
+inline absl::StatusOr<SharedArray<tpx_log_lease>> OpenLogLease(const std::string& pins, Access access) {
+  return SharedArray<tpx_log_lease>::OpenPinned(pins + "/tpx_log_lease", 1, access);
+}
+// Index tpx_rule.counter.
+inline absl::StatusOr<PerCpuArray<tpx_log_rate>> OpenLogRates(const std::string& pins, Access access) {
+  return PerCpuArray<tpx_log_rate>::OpenPinned(pins + "/tpx_log_rates", access);
+}
+inline absl::StatusOr<PerCpuArray<tpx_event_counts>> OpenEventCounts(const std::string& pins, Access access) {
+  return PerCpuArray<tpx_event_counts>::OpenPinned(pins + "/tpx_event_cnts", access);
 }
 
 }  // namespace tpx::bpf

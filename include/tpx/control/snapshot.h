@@ -53,4 +53,9 @@ struct StateSnapshot {
 // answer may be of a moment in between.
 absl::StatusOr<StateSnapshot> Snapshot(const Paths& paths);
 
+// By generation the index into tpx_rule_hits by rule name: of the live one, while a reload runs
+// of the other one too. Cheaper than a Snapshot, because one small file is read.
+using GenerationCounters = std::map<uint32_t, std::map<std::string, uint32_t>>;
+absl::StatusOr<GenerationCounters> ReadRuleCounters(const Paths& paths);
+
 }  // namespace tpx::control

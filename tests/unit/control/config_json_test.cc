@@ -11,7 +11,7 @@ namespace {
 policy::Rule FullRule() {
   policy::Rule rule;
   auto& [name, protocols, src, dst, sports, dports, interfaces, macs, dscps, marks, vlans, uids, gids,
-         cgroups, programs, negated, action, fail_mode, source, mapping, target, limit, matches_nothing, line,
+         cgroups, programs, negated, action, fail_mode, source, mapping, target, limit, log, matches_nothing, line,
          column] = rule;
   name = "w\"eb \xc3\xa4";
   protocols = {6, 17};
@@ -30,6 +30,7 @@ policy::Rule FullRule() {
   programs = {{.path = "/usr/bin/curl", .file = {.inode = 0xffffffffffff, .device = 0xffffffff}}};
   negated = policy::kMatchSrc | policy::kMatchMark;
   limit = {100, 200, 60};
+  log = TPX_LOG_SAMPLE;
   action = TPX_ACTION_REDIRECT;
   fail_mode = TPX_FAIL_RESET;
   source = TPX_SOURCE_PRESERVE;

@@ -76,6 +76,7 @@ TEST(ParseConfig, ReadsEveryKey) {
                   .limit = {.per_second = 100, .burst = 200, .penalty_s = 60},
                   .line = 14,
                   .column = 5}));
+  EXPECT_EQ(c.policy.rules[1].log, TPX_LOG_SAMPLE);
   EXPECT_EQ(c.policy.rules[4].source, TPX_SOURCE_PRESERVE);
   EXPECT_EQ(c.policy.rules[4].fail_mode, TPX_FAIL_RESET);
   EXPECT_EQ(c.policy.rules[4].mapping, TPX_MAPPING_ENDPOINT_INDEPENDENT);
