@@ -105,6 +105,7 @@ absl::StatusOr<Object> Object::LoadForTrial(const std::string& dir, std::span<co
   TPX_ASSIGN_OR_RETURN(Object object, Open(knobs));
   bpf_program__set_autoload(object.skeleton_->progs.tpx_wan, false);
   bpf_program__set_autoload(object.skeleton_->progs.tpx_sk_lookup, false);
+  bpf_program__set_autoload(object.skeleton_->progs.tpx_xdp_early, false);
   for (const char* name : shared) {
     bpf_map* map = bpf_object__find_map_by_name(object.skeleton_->obj, name);
     if (map == nullptr) return absl::InternalError(StrCat("there is no map ", name));
@@ -116,6 +117,7 @@ absl::StatusOr<Object> Object::LoadForTrial(const std::string& dir, std::span<co
 
 int Object::lan_fd() const { return bpf_program__fd(skeleton_->progs.tpx_lan); }
 int Object::wan_fd() const { return bpf_program__fd(skeleton_->progs.tpx_wan); }
+int Object::xdp_fd() const { return bpf_program__fd(skeleton_->progs.tpx_xdp_early); }
 int Object::sk_lookup_fd() const { return bpf_program__fd(skeleton_->progs.tpx_sk_lookup); }
 
 absl::Status Object::PinMaps(const std::string& dir) const {

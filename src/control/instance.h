@@ -20,8 +20,10 @@ std::string RunLockPath(const Paths& paths);  // held by the process that serves
 
 // Pins of an attachment inside a pin directory.
 std::string DeviceLinkPin(const std::string& dir, const Device& device);
+std::string XdpLinkPin(const std::string& dir, int ifindex);
 std::string SkLookupLinkPin(const std::string& dir);
 std::string ProgramPin(const std::string& dir, Role role);
+std::string XdpProgramPin(const std::string& dir);
 std::string SkLookupProgramPin(const std::string& dir);
 
 // The lock of all changes; waits for a while.

@@ -24,6 +24,7 @@
 #include "tpx/sys/mount.h"
 #include "tpx/sys/netns.h"
 #include "undo.h"
+#include "xdp.h"
 
 namespace tpx::control {
 namespace {
@@ -155,6 +156,7 @@ absl::Status Loader::Run() {
   for (const Device& device : state.devices) TPX_RETURN_IF_ERROR(AddRules(site_, state, device));
   TPX_RETURN_IF_ERROR(AttachSkLookup(site_));
   for (Device& device : state.devices) TPX_RETURN_IF_ERROR(AttachProgram(site_, device));
+  TPX_RETURN_IF_ERROR(SyncXdp(site_, state, XdpAttempts::kAll, notes_));
   return Commit();
 }
 

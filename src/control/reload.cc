@@ -15,6 +15,7 @@
 #include "tpx/base/strings.h"
 #include "tpx/control/lifecycle.h"
 #include "tpx/sys/file.h"
+#include "xdp.h"
 
 namespace tpx::control {
 namespace {
@@ -46,6 +47,8 @@ absl::Status Finish(Site& site, State& state, Plan& plan, const policy::Config& 
                     std::string_view config_text, uint32_t old, ReloadReport& report) {
   TPX_RETURN_IF_ERROR(site.journal.Step("writing the state"));
   state.interfaces = config.interfaces;
+  state.xdp = plan.state.xdp;
+  state.xdp_idle = plan.state.xdp_idle;
   TPX_RETURN_IF_ERROR(WriteState(site.paths, state));
   TPX_RETURN_IF_ERROR(sys::WriteFileAtomic(ConfigTextPath(site.paths), config_text));
   TPX_RETURN_IF_ERROR(sys::WriteFileAtomic(ConfigJsonPath(site.paths), EncodeConfig(config)));
@@ -55,6 +58,8 @@ absl::Status Finish(Site& site, State& state, Plan& plan, const policy::Config& 
   TPX_RETURN_IF_ERROR(WriteState(site.paths, state));
   TPX_RETURN_IF_ERROR(DropDevices(site, state, plan.state.devices, report.lines));
   TPX_RETURN_IF_ERROR(RepairRouting(site, state, report.lines));
+  TPX_RETURN_IF_ERROR(SyncXdp(site, state, XdpAttempts::kAll, report.lines));
+  TPX_RETURN_IF_ERROR(WriteState(site.paths, state));
   return SyncLocalAddresses(site.pins, site.rtnl);
 }
 

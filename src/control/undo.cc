@@ -152,7 +152,9 @@ void Undoer::DetachLinks(const std::string& dir) {
     const bool device = !number.empty() && std::all_of(number.begin(), number.end(), isdigit);
     std::string line = "detached the sk_lookup program";
     if (device)
-      line = StrCat("detached from ", what.substr(0, 3), " device ", DeviceName(atoi(number.c_str())));
+      line = StrCat("detached ", what.starts_with("xdp_") ? "XDP " : "", "from ",
+                    what.starts_with("xdp_") ? "" : StrCat(what.substr(0, 3), " "), "device ",
+                    DeviceName(atoi(number.c_str())));
     if (Step(StrCat("unpinning ", pin))) Settle(bpf::DestroyLink(StrCat(dir, "/", pin)), line);
   }
 }

@@ -45,6 +45,7 @@ void ReadDefaultAction(Diagnostics& out, const YamlNode& node, tpx_action& actio
 // Puts the implicit rules behind `rules`.
 void AppendDefault(std::vector<Rule>& rules, tpx_action action, const RuleDefaults& defaults);
 Steering ReadSteering(Diagnostics& out, const YamlNode& node);
+void ReadXdp(Diagnostics& out, const YamlNode& node, XdpMode& mode);
 Proxy ReadProxy(Diagnostics& out, const YamlNode& node);
 
 }  // namespace tpx::policy

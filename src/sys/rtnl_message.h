@@ -68,6 +68,18 @@ class Attributes {
     });
     return table;
   }
+  // The attributes inside of one; none where it is not there.
+  Attributes Nested(size_t type) const {
+    Attributes table;
+    if (!Has(type)) return table;
+    const auto* attr = static_cast<const nlattr*>(mnl_attr_get_payload(at_[type]));
+    const auto* end = reinterpret_cast<const char*>(attr) + mnl_attr_get_payload_len(at_[type]);
+    for (; mnl_attr_ok(attr, static_cast<int>(end - reinterpret_cast<const char*>(attr)));
+         attr = mnl_attr_next(attr)) {
+      if (mnl_attr_get_type(attr) < kTypes) table.at_[mnl_attr_get_type(attr)] = attr;
+    }
+    return table;
+  }
   bool Has(size_t type) const { return at_[type] != nullptr; }
   uint32_t U32(size_t type, uint32_t otherwise = 0) const {
     return Fits(type, 4) ? mnl_attr_get_u32(at_[type]) : otherwise;

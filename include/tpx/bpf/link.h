@@ -20,6 +20,11 @@ namespace tpx::bpf {
 absl::StatusOr<UniqueFd> AttachTcx(int program_fd, int ifindex);
 absl::StatusOr<UniqueFd> AttachSkLookup(int program_fd);
 
+// In the driver or in the stack. What the kernel answers where the device has a program in either already, or
+// its driver knows no XDP, is not told apart.
+enum class XdpHook { kNative, kGeneric };
+absl::StatusOr<UniqueFd> AttachXdp(int program_fd, int ifindex, XdpHook hook);
+
 absl::Status PinLink(int link_fd, const std::string& path);
 // Puts another program in the place of the attached one in one step: a packet
 // meets the old or the new program, never neither.

@@ -40,6 +40,7 @@ TEST(ParseConfig, ReadsEveryKey) {
   EXPECT_THAT(c.interfaces.lan, ElementsAre("eth1", "veth*"));
   EXPECT_THAT(c.interfaces.wan, ElementsAre("eth0"));
   EXPECT_EQ(c.steering, (Steering{0x0f000000, 0x01000000, 0x02000000, 300, 50, AttachMode::kClsact}));
+  EXPECT_EQ(c.xdp, XdpMode::kNative);
   Timeouts timeouts{.connect_ms = 500,
                     .idle_ms = 3'600'000,
                     .half_closed_ms = 300'000,
