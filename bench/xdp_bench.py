@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a dropped packet costs: by XDP and by tc of tpx-bpf, and by nftables in its ingress and prerouting hooks.
 
-usage: sudo bench/xdp_bench.py [TPX-BPF] [--rounds N] [--seconds S]
+usage: sudo bench/xdp_bench.py [TPX-BPF] [--rounds N] [--seconds S] [--rules N]
 
 Two namespaces of its own, joined by a veth. Frames of UDP are made by BPF_PROG_TEST_RUN (live frames) on one side; the
 other one's NAPI has a kernel thread, whose clock is all that receiving and dropping cost. Printed is the median of the
@@ -27,7 +27,7 @@ REPO = pathlib.Path(__file__).resolve().parent.parent
 SOURCE, TARGET, PORT = "192.0.2.2", "198.51.100.2", 9
 BPF_OBJ_GET, BPF_PROG_TEST_RUN, LIVE_FRAMES = 7, 10, 2
 SYS_BPF = {"x86_64": 321, "aarch64": 280}
-HOOKS = ("xdp", "tc", "ingress", "prerouting")
+HOOKS = ("xdp", "tc", "ingress", "prerouting", "tracked")
 PAYLOAD = b"x" * 18
 BURST = 192  # what the ring of a veth holds
 
@@ -76,7 +76,8 @@ def flood(pin, ifindex, mac, seconds):
 
 
 class Bench:
-    def __init__(self, binary):
+    def __init__(self, binary, rules):
+        self.ports = [*range(PORT + 1, PORT + rules), PORT]  # the rule that drops comes last
         self.binary, self.tag = binary, f"tpxx{os.getpid()}"
         self.folder = tempfile.TemporaryDirectory(prefix=self.tag)
         self.pin = pathlib.Path("/sys/fs/bpf") / f"{self.tag}-flood"
@@ -141,22 +142,26 @@ class Bench:
             config = pathlib.Path(self.folder.name) / "config.json"
             config.write_text(json.dumps({
                 "version": 1, "interfaces": {"lan": self.device}, "xdp": "native" if hook == "xdp" else "off",
-                "rules": [{"name": "no", "match": {"proto": "udp", "dport": PORT}, "action": "drop"}]}))
+                "rules": [{"name": f"no{port}", "match": {"proto": "udp", "dport": port}, "action": "drop"}
+                          for port in self.ports]}))
             self.tpx("load", "--config", config)
             places = [e["xdp"] for e in json.loads(self.tpx("status", "--json"))["early_drop"]]
             if places != ["native" if hook == "xdp" else "none"]:
                 raise RuntimeError(f"XDP is {places}")
             return
-        family, chain = (("netdev", f"type filter hook ingress device {self.device} priority 0")
-                         if hook == "ingress" else ("ip", "type filter hook prerouting priority raw"))
+        family, chain = {"ingress": ("netdev", f"type filter hook ingress device {self.device} priority 0"),
+                         "prerouting": ("ip", "type filter hook prerouting priority raw"),
+                         "tracked": ("ip", "type filter hook prerouting priority mangle")}[hook]
+        track = "ct state established accept;" if hook == "tracked" else ""
+        rules = "".join(f"udp dport {port} counter name dropped drop\n" for port in self.ports)
         self.at(self.gateway, "nft", "-f", "-", input=f"""table {family} bench {{
             counter dropped {{ }}
-            chain c {{ {chain}; udp dport {PORT} counter name dropped drop; }}
+            chain c {{ {chain}; {track} {rules} }}
         }}""")
 
     def dropped(self, hook):
         if hook in ("xdp", "tc"):
-            return next(r["packets"] for r in json.loads(self.tpx("counters", "--json"))["rules"] if r["name"] == "no")
+            return next(r["packets"] for r in json.loads(self.tpx("counters", "--json"))["rules"] if r["name"] == f"no{PORT}")
         listed = json.loads(self.at(self.gateway, "nft", "-j", "list", "counters"))["nftables"]
         return next(entry["counter"]["packets"] for entry in listed if "counter" in entry)
 
@@ -190,6 +195,7 @@ def main():
     parser.add_argument("binary", nargs="?", default=str(REPO / "build/release/tpx-bpf"))
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=2)
+    parser.add_argument("--rules", type=int, default=1, help="the packets meet the last of so many")
     parser.add_argument("--flood", nargs=4, metavar=("PIN", "IFINDEX", "MAC", "SECONDS"), help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.flood:
@@ -198,7 +204,7 @@ def main():
     if missing := [tool for tool in ("nft", "bpftool", "clang", "ethtool") if not shutil.which(tool)]:
         sys.exit("missing tools: " + " ".join(missing))
     rounds = []
-    with Bench(options.binary) as bench:
+    with Bench(options.binary, options.rules) as bench:
         for _ in range(options.rounds):
             rounds.append({hook: bench.measure(hook, options.seconds) for hook in HOOKS})
             print(" ".join(f"{hook} {rounds[-1][hook] / 1e6:.2f}" for hook in HOOKS), file=sys.stderr)
@@ -207,7 +213,8 @@ def main():
         rate = statistics.median(r[hook] for r in rounds)
         ratio = statistics.median(r[hook] / r["prerouting"] for r in rounds)
         name = {"xdp": "tpx-bpf, native XDP", "tc": "tpx-bpf, tc", "ingress": "nftables, ingress",
-                "prerouting": "nftables, prerouting (raw)"}[hook]
+                "prerouting": "nftables, prerouting (raw)",
+                "tracked": "nftables, prerouting behind connection tracking"}[hook]
         print(f"| {name} | {rate / 1e6:.2f} | {ratio:.1f} |")
 
 

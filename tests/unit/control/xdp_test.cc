@@ -197,11 +197,12 @@ TEST_F(EarlyDropping, SaysWhyItHasNothingToDo) {
         Case{marked, "asks for a mark"}, Case{Dropping(policy::XdpMode::kOff), "switched off"},
         Case{Dropping(policy::XdpMode::kAuto), "on a veth"}, Case{penalised, "on a veth"}}) {
     ASSERT_TRUE(Load(paths_, c.config, "").ok());
-    for (const EarlyDropState& state : Snapshot(paths_)->early) {
+    const auto snapshot = Snapshot(paths_);
+    ASSERT_THAT(snapshot->early, SizeIs(2));
+    for (const EarlyDropState& state : snapshot->early) {
       EXPECT_EQ(state.early.place, XdpPlace::kNone);
       EXPECT_THAT(state.early.why, HasSubstr(c.why));
     }
-    EXPECT_THAT(Snapshot(paths_)->early, SizeIs(2));
     ASSERT_TRUE(Detach(paths_).ok());
   }
 }
