@@ -20,6 +20,7 @@
 #include "lib/reset.h"
 #include "lib/sockets.h"
 #include "lib/unreachable.h"
+#include "lib/verdict.h"
 #include "lib/workers.h"
 
 /* The stack forgets an incomplete datagram after 30 s (IPv4) or 60 s (IPv6). */
@@ -28,10 +29,6 @@
 /* TCP_TIMEWAIT_LEN of the kernel. A later TIME_WAIT is that of a newer connection. */
 #define TIME_WAIT_S 60
 
-static __always_inline int is_local(const struct tpx_addr *a) {
-  return bpf_map_lookup_elem(&tpx_local, a) != 0;
-}
-
 static __always_inline void hand_off(const struct tpx_flow *flow, const struct tpx_verdict *v) {
   __u32 index = flow_hash(flow) % TPX_HANDOFF_SLOTS;
   struct tpx_handoff *slot = bpf_map_lookup_elem(&tpx_handoff, &index);
@@ -39,37 +36,6 @@ static __always_inline void hand_off(const struct tpx_flow *flow, const struct t
   if (!slot) return;
   slot->flow = *flow;
   slot->verdict = *v;
-}
-
-/* What the rule's fail mode makes of a new flow that nobody can take. */
-static __always_inline int unavailable(const struct tpx_verdict *v, int availability) {
-  int busy = availability == WORKERS_BUSY;
-
-  if (v->fail_mode == TPX_FAIL_CLOSED) return busy ? TPX_R_BUSY_CLOSED : TPX_R_DOWN_CLOSED;
-  if (v->fail_mode == TPX_FAIL_RESET) return busy ? TPX_R_BUSY_RESET : TPX_R_DOWN_RESET;
-  return busy ? TPX_R_BUSY_OPEN : TPX_R_DOWN_OPEN;
-}
-
-static __always_inline int reason_of_verdict(const struct tpx_flow *flow, struct tpx_verdict *v) {
-  int availability;
-
-  if (v->action == TPX_ACTION_DROP) return TPX_R_RULE_DROP;
-  if (v->action == TPX_ACTION_REJECT) return TPX_R_RULE_REJECT;
-  if (!is_proxied(v->action) || (flow->proto != IPPROTO_TCP && flow->proto != IPPROTO_UDP))
-    return TPX_R_RULE_BYPASS;
-  availability = tpx_pick_worker(flow, v);
-  return availability == WORKER_FOUND ? TPX_R_RULE_PROXY : unavailable(v, availability);
-}
-
-/* What the policy may ask for besides the flow. */
-static __always_inline void note_link(struct __sk_buff *skb, struct packet *p) {
-  __u32 asked = asked_attributes();
-
-  if (!asked) return;
-  p->link.ifindex = skb->ifindex;
-  p->link.mark = skb->mark;
-  p->link.dscp = p->is_v6 ? (p->ip.v6.priority << 2 | p->ip.v6.flow_lbl[0] >> 6) : p->ip.v4.tos >> 2;
-  if (asked & 1 << TPX_ATTR_MAC) ctx_load_mac(skb, p->link.mac);
 }
 
 /* For those who listen. */
@@ -102,11 +68,6 @@ static __always_inline int exceeded_limit(const struct tpx_flow *flow, const str
 
   if (!v->limit || (effect != TPX_EFFECT_STEER && effect != TPX_EFFECT_PASS)) return 0;
   return tpx_exceeds_limit(flow, v);
-}
-
-/* Impossible senders; the gateway's own address coming in from outside is one. */
-static __always_inline int is_martian(const struct tpx_flow *f) {
-  return addr_equal(&f->src, &f->dst) || addr_never_sends(&f->src) || is_local(&f->src);
 }
 
 /* The tuple of a socket in TIME_WAIT starts anew, direct: its dead predecessor
@@ -219,12 +180,6 @@ static __noinline int judge_answer(struct __sk_buff *skb, struct packet *p, stru
   /* Without the socket both ends still have the addresses that they know. */
   if (udp_owner(skb, &p->flow, tpx_own_mark) != OWNED_BY_SOCKET) return TPX_R_DIRECT;
   return v->reason = TPX_R_ESTABLISHED;
-}
-
-/* Whether the rules leave a flow's addresses as they are. */
-static __always_inline int is_transparent(const struct tpx_verdict *v) {
-  return v->action == TPX_ACTION_BYPASS ||
-         (v->action == TPX_ACTION_PROXY && v->source == TPX_SOURCE_PRESERVE);
 }
 
 /*

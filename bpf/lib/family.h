@@ -30,18 +30,18 @@ static __always_inline __u32 tuple_of(const struct tpx_flow *f, struct bpf_sock_
 }
 
 /* The socket that a packet of this flow belongs to; NULL or a reference to release. */
-static __always_inline struct bpf_sock *lookup_tcp(struct __sk_buff *skb, const struct tpx_flow *f) {
+static __always_inline struct bpf_sock *lookup_tcp(void *ctx, const struct tpx_flow *f) {
   struct bpf_sock_tuple t = {};
   __u32 size = tuple_of(f, &t);
 
-  return bpf_skc_lookup_tcp(skb, &t, size, BPF_F_CURRENT_NETNS, 0);
+  return bpf_skc_lookup_tcp(ctx, &t, size, BPF_F_CURRENT_NETNS, 0);
 }
 
-static __always_inline struct bpf_sock *lookup_udp(struct __sk_buff *skb, const struct tpx_flow *f) {
+static __always_inline struct bpf_sock *lookup_udp(void *ctx, const struct tpx_flow *f) {
   struct bpf_sock_tuple t = {};
   __u32 size = tuple_of(f, &t);
 
-  return bpf_sk_lookup_udp(skb, &t, size, BPF_F_CURRENT_NETNS, 0);
+  return bpf_sk_lookup_udp(ctx, &t, size, BPF_F_CURRENT_NETNS, 0);
 }
 
 /* To this address and no other; an AF_INET6 socket has both its forms of an IPv4 address. */

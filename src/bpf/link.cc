@@ -4,6 +4,7 @@
 #include <bpf/bpf.h>
 #include <bpf/libbpf.h>
 #include <fcntl.h>
+#include <linux/if_link.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -78,6 +79,15 @@ absl::StatusOr<UniqueFd> AttachTcx(int program_fd, int ifindex) {
   return fd;
 }
 
+absl::StatusOr<UniqueFd> AttachXdp(int program_fd, int ifindex, XdpHook hook) {
+  LibbpfLog log;
+  LIBBPF_OPTS(bpf_link_create_opts, options);
+  options.flags = hook == XdpHook::kNative ? XDP_FLAGS_DRV_MODE : XDP_FLAGS_SKB_MODE;
+  UniqueFd fd(bpf_link_create(program_fd, ifindex, BPF_XDP, &options));
+  if (!fd) return ErrnoStatus(errno, "create XDP link");
+  return fd;
+}
+
 absl::StatusOr<UniqueFd> AttachSkLookup(int program_fd) {
   UniqueFd netns(open("/proc/thread-self/ns/net", O_RDONLY | O_CLOEXEC));
   if (!netns) return ErrnoStatus(errno, "open /proc/thread-self/ns/net");
@@ -123,6 +133,7 @@ absl::StatusOr<LinkState> InspectLink(const std::string& pin) {
   TPX_ASSIGN_OR_RETURN(bpf_link_info info, LinkInfo(fd.get()));
   LinkState state{.id = info.id, .program_id = info.prog_id};
   if (info.type == kLinkTypeTcx) state.target = TcxIfindex(info);
+  if (info.type == BPF_LINK_TYPE_XDP) state.target = info.xdp.ifindex;
   if (info.type == BPF_LINK_TYPE_NETNS) state.target = info.netns.netns_ino;
   if (info.type == BPF_LINK_TYPE_CGROUP) state.target = info.cgroup.cgroup_id;
   return state;

@@ -118,6 +118,7 @@ absl::StatusOr<Object> Object::LoadForTrial(const std::string& dir, std::span<co
 
 int Object::lan_fd() const { return bpf_program__fd(skeleton_->progs.tpx_lan); }
 int Object::wan_fd() const { return bpf_program__fd(skeleton_->progs.tpx_wan); }
+int Object::xdp_fd() const { return bpf_program__fd(skeleton_->progs.tpx_xdp_early); }
 int Object::sk_lookup_fd() const { return bpf_program__fd(skeleton_->progs.tpx_sk_lookup); }
 
 absl::Status Object::PinMaps(const std::string& dir) const {

@@ -21,8 +21,10 @@ std::string TraceLockPath(const Paths& paths);  // held by the one that listens 
 
 // Pins of an attachment inside a pin directory.
 std::string DeviceLinkPin(const std::string& dir, const Device& device);
+std::string XdpLinkPin(const std::string& dir, int ifindex);
 std::string SkLookupLinkPin(const std::string& dir);
 std::string ProgramPin(const std::string& dir, Role role);
+std::string XdpProgramPin(const std::string& dir);
 std::string SkLookupProgramPin(const std::string& dir);
 // Of a program for local flows, by its name.
 std::string LocalLinkPin(const std::string& dir, std::string_view program);

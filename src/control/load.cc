@@ -25,6 +25,7 @@
 #include "tpx/sys/mount.h"
 #include "tpx/sys/netns.h"
 #include "undo.h"
+#include "xdp.h"
 
 namespace tpx::control {
 namespace {
@@ -155,6 +156,7 @@ absl::Status Loader::Run() {
   TPX_RETURN_IF_ERROR(AttachSkLookup(site_));
   for (Device& device : state.devices) TPX_RETURN_IF_ERROR(AttachProgram(site_, device));
   if (state.local.enabled) TPX_RETURN_IF_ERROR(SyncLocal(site_, state, notes_));
+  TPX_RETURN_IF_ERROR(SyncXdp(site_, state, XdpAttempts::kAll, notes_));
   return Commit();
 }
 

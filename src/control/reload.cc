@@ -16,6 +16,7 @@
 #include "tpx/base/strings.h"
 #include "tpx/control/lifecycle.h"
 #include "tpx/sys/file.h"
+#include "xdp.h"
 
 namespace tpx::control {
 namespace {
@@ -49,6 +50,8 @@ absl::Status Finish(Site& site, State& state, Plan& plan, const policy::Config& 
   state.interfaces = config.interfaces;
   const bool judged_local = state.local.enabled;
   state.local = plan.state.local;
+  state.xdp = plan.state.xdp;
+  state.xdp_idle = plan.state.xdp_idle;
   TPX_RETURN_IF_ERROR(WriteState(site.paths, state));
   TPX_RETURN_IF_ERROR(sys::WriteFileAtomic(ConfigTextPath(site.paths), config_text));
   TPX_RETURN_IF_ERROR(sys::WriteFileAtomic(ConfigJsonPath(site.paths), EncodeConfig(config)));
@@ -59,6 +62,8 @@ absl::Status Finish(Site& site, State& state, Plan& plan, const policy::Config& 
   TPX_RETURN_IF_ERROR(DropDevices(site, state, plan.state.devices, report.lines));
   if (judged_local || state.local.enabled) TPX_RETURN_IF_ERROR(SyncLocal(site, state, report.lines));
   TPX_RETURN_IF_ERROR(RepairRouting(site, state, report.lines));
+  TPX_RETURN_IF_ERROR(SyncXdp(site, state, XdpAttempts::kAll, report.lines));
+  TPX_RETURN_IF_ERROR(WriteState(site.paths, state));
   return SyncLocalAddresses(site.pins, site.rtnl);
 }
 

@@ -17,6 +17,7 @@
 #include "tpx/sys/file.h"
 #include "tpx/sys/file_lock.h"
 #include "tpx/sys/netns.h"
+#include "xdp.h"
 
 namespace tpx::control {
 namespace {
@@ -58,6 +59,17 @@ void AddDevices(const Paths& paths, const State& state, StateSnapshot& snapshot)
       snapshot.problems.push_back(StrCat(Describe(device), " is not attached; run 'tpx-bpf reload'"));
     }
     snapshot.devices.push_back(std::move(found));
+  }
+}
+
+void AddEarlyDrop(const Paths& paths, const State& state, StateSnapshot& snapshot) {
+  for (const EarlyDrop& early : state.early) {
+    const uint32_t program = XdpProgram(paths.pins, early.ifindex);
+    snapshot.early.push_back({.early = early, .attached = program != 0, .program_id = program});
+    char name[IF_NAMESIZE];
+    const bool exists = if_indextoname(static_cast<unsigned>(early.ifindex), name) != nullptr;
+    if (exists && early.place != XdpPlace::kNone && program == 0)
+      snapshot.problems.push_back(StrCat("XDP is not attached to ", early.device, "; run 'tpx-bpf reload'"));
   }
 }
 
@@ -118,6 +130,7 @@ absl::StatusOr<StateSnapshot> Snapshot(const Paths& paths) {
   }
   AddDevices(paths, *state, snapshot);
   AddLocal(paths, *state, snapshot);
+  AddEarlyDrop(paths, *state, snapshot);
   TPX_RETURN_IF_ERROR(AddRouting(*state, snapshot));
   return snapshot;
 }

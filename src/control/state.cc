@@ -32,9 +32,25 @@ Device DeviceFromJson(const json& j) {
           .priority = j.at("priority")};
 }
 
+json EarlyToJson(const EarlyDrop& early) {
+  return {{"device", early.device}, {"ifindex", early.ifindex}, {"place", early.place},
+          {"why", early.why},       {"asked", early.asked},     {"failed", early.failed}};
+}
+
+EarlyDrop EarlyFromJson(const json& j) {
+  return {.device = j.at("device"),
+          .ifindex = j.at("ifindex"),
+          .place = j.at("place").get<XdpPlace>(),
+          .why = j.at("why"),
+          .asked = j.at("asked").get<policy::XdpMode>(),
+          .failed = j.at("failed")};
+}
+
 json ToJson(const State& state) {
   json devices = json::array();
   for (const Device& device : state.devices) devices.push_back(DeviceToJson(device));
+  json early = json::array();
+  for (const EarlyDrop& device : state.early) early.push_back(EarlyToJson(device));
   json counters = json::object();
   for (const auto& [generation, rules] : state.rule_counters) counters[std::to_string(generation)] = rules;
   return {{"abi_version", state.abi_version},
@@ -45,6 +61,7 @@ json ToJson(const State& state) {
           {"interfaces", InterfacesToJson(state.interfaces)},
           {"local", {{"enabled", state.local.enabled}, {"cgroup", state.local.cgroup}}},
           {"devices", devices},
+          {"xdp", {{"asked", state.xdp}, {"idle", state.xdp_idle}, {"devices", early}}},
           {"build", state.build},
           {"rule_counters", counters}};
 }
@@ -58,9 +75,13 @@ State FromJson(const json& j) {
               .interfaces = InterfacesFromJson(j.at("interfaces")),
               .local = {.enabled = j.at("local").at("enabled"), .cgroup = j.at("local").at("cgroup")},
               .devices = {},
+              .xdp = j.at("xdp").at("asked").get<policy::XdpMode>(),
+              .xdp_idle = j.at("xdp").at("idle"),
+              .early = {},
               .build = j.value("build", ""),
               .rule_counters = {}};
   for (const json& device : j.at("devices")) state.devices.push_back(DeviceFromJson(device));
+  for (const json& device : j.at("xdp").at("devices")) state.early.push_back(EarlyFromJson(device));
   const json counters = j.value("rule_counters", json::object());  // versions before the second had none
   for (const auto& [generation, rules] : counters.items()) {
     state.rule_counters[static_cast<uint32_t>(std::stoul(generation))] = rules.get<RuleCounters>();

@@ -27,6 +27,9 @@ struct State {
   policy::Interfaces interfaces;
   policy::Local local;  // `enabled` also says whether it could be had
   std::vector<Device> devices;
+  policy::XdpMode xdp = policy::XdpMode::kAuto;
+  std::string xdp_idle{};  // why no device needs XDP; empty: the policy has something to drop there
+  std::vector<EarlyDrop> early{};
   std::string build;  // bpf::BuildId() of the programs
   std::map<uint32_t, RuleCounters>
       rule_counters;  // by generation: the live one, while a reload runs the next too

@@ -139,12 +139,14 @@ absl::Status Undoer::FindTables() {
   return absl::OkStatus();
 }
 
-// `what` is "sk_lookup", or the role of a device and its number.
+// `what` is "sk_lookup", or "xdp" or the role of a device and its number.
 std::string LineOfLink(const std::string& what) {
   const std::string number = what.substr(what.rfind('_') + 1);
   const bool device = !number.empty() && std::all_of(number.begin(), number.end(), isdigit);
   if (!device) return "detached the sk_lookup program";
-  return StrCat("detached from ", what.substr(0, 3), " device ", DeviceName(atoi(number.c_str())));
+  const std::string name = DeviceName(atoi(number.c_str()));
+  if (what.starts_with("xdp_")) return StrCat("detached XDP from device ", name);
+  return StrCat("detached from ", what.substr(0, 3), " device ", name);
 }
 
 void Undoer::DetachLinks(const std::string& dir) {

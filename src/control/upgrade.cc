@@ -13,13 +13,14 @@
 #include "tpx/bpf/object.h"
 #include "tpx/bpf/pin_dir.h"
 #include "tpx/control/lifecycle.h"
+#include "xdp.h"
 
 namespace tpx::control {
 namespace {
 
 // Program descriptors; whoever made them keeps them open.
 struct Programs {
-  int lan = -1, wan = -1, sk_lookup = -1;
+  int lan = -1, wan = -1, sk_lookup = -1, xdp = -1;
   std::string pins;  // of those and the others
 };
 
@@ -29,6 +30,7 @@ absl::Status ReplaceAll(Site& site, const State& state, const Programs& programs
     const int program = device.role == Role::kLan ? programs.lan : programs.wan;
     TPX_RETURN_IF_ERROR(ReplaceProgram(site, device, program));
   }
+  TPX_RETURN_IF_ERROR(ReplaceXdp(site, state, programs.xdp));
   return ReplaceLocal(site, programs.pins);
 }
 
@@ -52,13 +54,21 @@ absl::Status Swap(Site& site, const State& state, const bpf::Object& object, con
   TPX_ASSIGN_OR_RETURN(UniqueFd lan, bpf::OpenPinnedProgram(ProgramPin(site.pins, Role::kLan)));
   TPX_ASSIGN_OR_RETURN(UniqueFd wan, bpf::OpenPinnedProgram(ProgramPin(site.pins, Role::kWan)));
   TPX_ASSIGN_OR_RETURN(UniqueFd lookup, bpf::OpenPinnedProgram(SkLookupProgramPin(site.pins)));
-  const absl::Status status = ReplaceAll(
-      site, state,
-      {.lan = object.lan_fd(), .wan = object.wan_fd(), .sk_lookup = object.sk_lookup_fd(), .pins = stage});
+  TPX_ASSIGN_OR_RETURN(UniqueFd xdp, bpf::OpenPinnedProgram(XdpProgramPin(site.pins)));
+  const absl::Status status = ReplaceAll(site, state,
+                                         {.lan = object.lan_fd(),
+                                          .wan = object.wan_fd(),
+                                          .sk_lookup = object.sk_lookup_fd(),
+                                          .xdp = object.xdp_fd(),
+                                          .pins = stage});
   if (status.ok()) return status;
   const absl::Status cause = Annotate(status, site.journal.doing());
-  const absl::Status back = ReplaceAll(
-      site, state, {.lan = lan.get(), .wan = wan.get(), .sk_lookup = lookup.get(), .pins = site.pins});
+  const absl::Status back = ReplaceAll(site, state,
+                                       {.lan = lan.get(),
+                                        .wan = wan.get(),
+                                        .sk_lookup = lookup.get(),
+                                        .xdp = xdp.get(),
+                                        .pins = site.pins});
   return absl::Status(cause.code(),
                       back.ok() ? StrCat(cause.message(), "; the old programs run on")
                                 : StrCat(cause.message(), "; and putting the old programs back failed: ",

@@ -113,6 +113,25 @@ Outcome ProgRunner::Run(Hook hook, const Bytes& frame, uint32_t mark) {
   return outcome;
 }
 
+int ProgRunner::early_fd() const { return bpf_program__fd(skeleton_->progs.tpx_xdp_early); }
+
+Outcome ProgRunner::RunEarly(const Bytes& frame) {
+  LIBBPF_OPTS(bpf_test_run_opts, options, .data_in = frame.data(), .data_out = out_.data(),
+              .data_size_in = static_cast<uint32_t>(frame.size()),
+              .data_size_out = static_cast<uint32_t>(out_.size()), .repeat = 1);
+  TakeCounts();
+  TPX_PCHECK(bpf_prog_test_run_opts(early_fd(), &options) == 0);
+  left_.assign(out_.begin(), out_.begin() + options.data_size_out);
+  Outcome outcome{
+      .code = static_cast<int>(options.retval), .mark = 0, .reason = -1, .changed = left_ != frame};
+  const auto counts = TakeCounts();
+  for (int reason = 0; reason < TPX_REASON_COUNT; ++reason) {
+    const uint64_t count = counts[static_cast<size_t>(reason)];
+    if (count != 0) outcome.reason = count == 1 && outcome.reason == -1 ? reason : TPX_REASON_COUNT;
+  }
+  return outcome;
+}
+
 double ProgRunner::Time(Hook hook, const Bytes& frame, uint32_t repeat) {
   __sk_buff ctx{};
   TPX_CHECK(TestRun(hook, frame, ctx, repeat) == 0);

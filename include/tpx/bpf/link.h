@@ -23,6 +23,10 @@ absl::StatusOr<UniqueFd> AttachSkLookup(int program_fd);
 
 // In the cgroup whose folder is given, and all below it, after programs that are there.
 absl::StatusOr<UniqueFd> AttachCgroup(int program_fd, const std::string& folder, std::string_view program);
+// In the driver or in the stack. What the kernel answers where the device has a program in either already, or
+// its driver knows no XDP, is not told apart.
+enum class XdpHook { kNative, kGeneric };
+absl::StatusOr<UniqueFd> AttachXdp(int program_fd, int ifindex, XdpHook hook);
 
 absl::Status PinLink(int link_fd, const std::string& path);
 // Puts another program in the place of the attached one in one step: a packet

@@ -40,6 +40,7 @@ class Object {
   int lan_fd() const;
   int wan_fd() const;
   int sk_lookup_fd() const;
+  int xdp_fd() const;
   // Pin each program or map into the directory under its name.
   absl::Status PinPrograms(const std::string& dir) const;
   absl::Status PinMaps(const std::string& dir) const;  // its own

@@ -22,6 +22,12 @@ struct DeviceState {
   uint32_t program_id = 0;
 };
 
+struct EarlyDropState {
+  EarlyDrop early;
+  bool attached = false;
+  uint32_t program_id = 0;
+};
+
 // A rule or route of ours, in words.
 struct RouteState {
   std::string text;
@@ -43,6 +49,7 @@ struct StateSnapshot {
   std::vector<DeviceState> devices;
   policy::Local local;  // as far as it could be had
   bool local_attached = false;
+  std::vector<EarlyDropState> early;  // of LAN devices
   std::vector<RouteState> rules, routes;
   // Index into tpx_rule_hits by rule name; while a reload runs, of both its generations.
   std::map<std::string, uint32_t> rule_counters;

@@ -141,6 +141,10 @@ struct Interfaces {
 
 enum class AttachMode { kAuto, kTcx, kClsact };
 
+// Where XDP drops early on the LAN devices: on network cards that do it in their drivers, wherever the driver
+// can or else in the stack, in the stack, nowhere.
+enum class XdpMode { kAuto, kNative, kGeneric, kOff };
+
 // How the kernel side is put up. Changing it needs detach and load.
 struct Steering {
   uint32_t mark_mask = 0x60000000;   // the only bits of a packet's mark that are ever touched
@@ -202,6 +206,7 @@ struct Config {
   Interfaces interfaces;
   Local local;
   Policy policy;
+  XdpMode xdp = XdpMode::kAuto;
   Steering steering;
   Proxy proxy;
   friend bool operator==(const Config&, const Config&) = default;

@@ -50,12 +50,21 @@ struct LocalRoute {
   friend bool operator==(const LocalRoute&, const LocalRoute&) = default;
 };
 
+// Where an XDP program runs on a device.
+enum class Xdp { kNone, kNative, kGeneric, kOther };
+
 struct LinkInfo {
   int index = 0;
   std::string name;
   uint32_t flags = 0;  // IFF_*
   uint16_t type = 0;   // ARPHRD_*
   uint16_t vlan = 0;   // of a device for one VLAN of another; else 0
+  std::string kind{};  // "veth"; empty for what a driver found
+  std::string bus{};   // of the hardware behind it: "pci"; empty where there is none
+  int lower = 0;       // index of the device that a VLAN, for example, is on
+  int master = 0;      // index of the bridge or bond that it is a port of
+  Xdp xdp = Xdp::kNone;
+  uint32_t xdp_program = 0;  // 0 also where several run
   bool is_loopback() const;
   bool is_up() const;
 };

@@ -68,6 +68,7 @@ policy::Config Full() {
                      .route_table = 7,
                      .rule_priority = 8,
                      .attach = policy::AttachMode::kClsact};
+  config.xdp = policy::XdpMode::kGeneric;
   config.proxy = FullProxy();
   config.policy.rules.push_back(FullRule());
   config.policy.rules.push_back({.name = "redirected", .target = {*IpAddr::Parse("127.0.0.1"), 53}});

@@ -41,6 +41,7 @@ TEST(ParseConfig, ReadsEveryKey) {
   EXPECT_THAT(c.interfaces.wan, ElementsAre("eth0"));
   EXPECT_EQ(c.local, (Local{.enabled = true, .cgroup = "/user.slice"}));
   EXPECT_EQ(c.steering, (Steering{0x0f000000, 0x01000000, 0x02000000, 300, 50, AttachMode::kClsact}));
+  EXPECT_EQ(c.xdp, XdpMode::kNative);
   Timeouts timeouts{.connect_ms = 500,
                     .idle_ms = 3'600'000,
                     .half_closed_ms = 300'000,
