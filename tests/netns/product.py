@@ -72,10 +72,10 @@ class Instance:
     def load(self, **kwargs):
         return self.command("load", "--config", self.config, **kwargs)
 
-    def reload(self, content=None, **kwargs):
+    def reload(self, content=None, extra=(), **kwargs):
         if content is not None:
             self.write(content)
-        return self.command("reload", "--config", self.config, **kwargs)
+        return self.command("reload", "--config", self.config, *extra, **kwargs)
 
     def detach(self, **kwargs):
         return self.command("detach", **kwargs)

@@ -6,6 +6,7 @@
 #include "tpx/bpf/map.h"
 #include "tpx/bpf/shared_array.h"
 #include "tpx_abi.h"
+#include "tpx_judge.h"
 
 // The maps of a pin directory, each with its type. See tpx_abi.h for meanings.
 namespace tpx::bpf {
@@ -55,6 +56,11 @@ inline absl::StatusOr<Map<uint32_t, uint32_t>> OpenPrefixes(const std::string& p
 // Of one inner map per slot, as above.
 inline absl::StatusOr<Map<uint32_t, uint32_t>> OpenAttributes(const std::string& pins, Access access) {
   return Map<uint32_t, uint32_t>::OpenPinned(pins + "/tpx_attributes", BPF_MAP_TYPE_ARRAY_OF_MAPS, access);
+}
+
+// Of the judge alone.
+inline absl::StatusOr<SharedArray<tpx_question>> OpenQuestions(const std::string& pins, Access access) {
+  return SharedArray<tpx_question>::OpenPinned(pins + "/tpx_questions", TPX_QUESTIONS, access);
 }
 
 }  // namespace tpx::bpf
