@@ -22,7 +22,7 @@ struct {
 } tpx_questions SEC(".maps");
 
 /* The counter of the first rule that accepts the flow by some link or other, or -1. */
-static __noinline int counter_by_any_link(const struct tpx_flow *flow) {
+__noinline int tpx_any_link(const struct tpx_flow *flow) {
   __u32 generation = live_generation(), rule;
   struct tpx_tables *t = tables_of(generation);
   struct candidates c;
@@ -48,7 +48,7 @@ static __noinline int answer(struct tpx_question *q) {
     return 0;
   }
   q->answered = !tpx_evaluate(&q->flow, 0, &q->verdict);
-  q->certain = counter_by_any_link(&q->flow) == q->verdict.counter;
+  q->certain = tpx_any_link(&q->flow) == q->verdict.counter;
   return 0;
 }
 
