@@ -21,6 +21,9 @@ struct {
   __type(value, struct tpx_question);
 } tpx_questions SEC(".maps");
 
+/* What is not known of any flow that is there already. */
+#define ASKED_OF_PACKET (1 << TPX_ATTR_MAC | 1 << TPX_ATTR_DSCP | 1 << TPX_ATTR_MARK)
+
 /* The counter of the first rule that accepts the flow by some link or other, or -1. */
 __noinline int tpx_any_link(const struct tpx_flow *flow) {
   __u32 generation = live_generation(), rule;
@@ -42,7 +45,7 @@ static __noinline int answer(struct tpx_question *q) {
 
   if (!q) return 0;
   link.ifindex = q->ifindex;
-  if (link.ifindex && asked_of_link() == 1 << TPX_ATTR_DEVICE) {
+  if (link.ifindex && !(asked_attributes() & ASKED_OF_PACKET)) {
     q->answered = !tpx_evaluate(&q->flow, &link, &q->verdict);
     q->certain = 1;
     return 0;

@@ -12,6 +12,7 @@
 #include "lib/config.h"
 #include "lib/count.h"
 #include "lib/ctx_skb.h"
+#include "lib/events.h"
 #include "lib/flows.h"
 #include "lib/limit.h"
 #include "lib/parse.h"
@@ -62,13 +63,22 @@ static __always_inline int reason_of_verdict(const struct tpx_flow *flow, struct
 
 /* What the policy may ask for besides the flow. */
 static __always_inline void note_link(struct __sk_buff *skb, struct packet *p) {
-  __u32 asked = asked_of_link();
+  __u32 asked = asked_attributes();
 
   if (!asked) return;
   p->link.ifindex = skb->ifindex;
   p->link.mark = skb->mark;
   p->link.dscp = p->is_v6 ? (p->ip.v6.priority << 2 | p->ip.v6.flow_lbl[0] >> 6) : p->ip.v4.tos >> 2;
   if (asked & 1 << TPX_ATTR_MAC) ctx_load_mac(skb, p->link.mac);
+}
+
+/* For those who listen. */
+static __always_inline void note_rule(struct packet *p, const struct tpx_verdict *v) {
+  p->is_ruled = 1;
+  p->is_logged = v->logs;
+  p->counter = v->counter;
+  p->action = v->action;
+  p->worker = is_steered(v) ? v->worker : TPX_NO_WORKER;
 }
 
 /* Asks the policy about the first packet of a flow. */
@@ -78,6 +88,7 @@ static __noinline int judge_new_flow(struct __sk_buff *skb, struct packet *p, st
   if (tpx_evaluate(&p->flow, &p->link, v)) return TPX_R_NO_POLICY;
   count_at(&tpx_rule_hits, v->counter, skb->len);
   v->reason = reason_of_verdict(&p->flow, v);
+  note_rule(p, v);
   return v->reason;
 }
 
@@ -158,7 +169,7 @@ static __always_inline int judge_syn(struct __sk_buff *skb, struct packet *p) {
 static __noinline int hand_off_cookie(struct __sk_buff *skb, struct packet *p) {
   struct tpx_verdict v = {};
 
-  if (!p || !asked_of_link()) return 0;
+  if (!p || !asked_attributes()) return 0;
   note_link(skb, p);
   if (!tpx_evaluate(&p->flow, &p->link, &v)) v.reason = reason_of_verdict(&p->flow, &v);
   if (effect_of(v.reason) == TPX_EFFECT_STEER) hand_off(&p->flow, &v);
@@ -236,6 +247,7 @@ static __noinline int judge_new_datagram(struct __sk_buff *skb, struct packet *p
     if (is_transparent(&v) && udp_owner(skb, &p->flow, tpx_own_mark) == OWNED_BY_SOCKET) {
       v.action = TPX_ACTION_BYPASS;
       v.reason = reason = TPX_R_ESTABLISHED;
+      p->is_ruled = p->is_logged = 0;
     } else {
       exceeded = exceeded_limit(&p->flow, &v);
       if (exceeded) return exceeded;
@@ -426,6 +438,26 @@ static __always_inline int judge(struct __sk_buff *skb, struct packet *p, int fr
   return reason;
 }
 
+/* Global, so that the verifier does not follow each way that leads here. */
+__weak __noinline int tpx_report_skb(struct __sk_buff *skb, struct packet *p, __u32 reason) {
+  union outcome_word outcome = {};
+  union origin_word origin = {};
+  __u64 mac = 0;
+
+  if (!p || !is_event(reason, p->is_logged)) return 0;
+  ctx_load_mac(skb, p->link.mac);
+  __builtin_memcpy(&mac, p->link.mac, sizeof(p->link.mac));
+  outcome.is.reason = reason;
+  outcome.is.counter = p->is_ruled ? p->counter : TPX_NO_RULE;
+  outcome.is.worker = p->is_ruled ? p->worker : TPX_NO_WORKER;
+  outcome.is.action = p->action;
+  outcome.is.hook = TPX_HOOK_TC;
+  outcome.is.logged = p->is_logged;
+  origin.is.ifindex = skb->ifindex;
+  origin.is.length = skb->len;
+  return tpx_report(&p->flow, outcome.word, origin.word, skb->mark, mac);
+}
+
 static __always_inline int ingress(struct __sk_buff *skb, int from_lan) {
   struct packet p;
   int reason;
@@ -438,6 +470,7 @@ static __always_inline int ingress(struct __sk_buff *skb, int from_lan) {
   if (reason == PARSED) reason = judge(skb, &p, from_lan);
 
   count_at(&tpx_counters, reason, skb->len);
+  if (p.is_logged || is_traced()) tpx_report_skb(skb, &p, reason);
   switch (effect_of(reason)) {
     case TPX_EFFECT_DROP:
       return TC_ACT_SHOT;

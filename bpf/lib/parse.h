@@ -51,14 +51,20 @@ struct packet {
   };
   __u32 end; /* of the datagram; what follows is padding */
   __be32 frag_id;
-  __u8 is_v6;
-  __u8 kind;           /* enum packet_kind */
-  __u8 first_fragment; /* more fragments follow this one */
-  __u8 rewrites_tcp;   /* later fragment that lies over the TCP header of the first */
+  __u16 counter; /* of the rule, where is_ruled */
+  __u8 worker;   /* that the rule's flow goes to, or TPX_NO_WORKER; same */
+  __u8 action;   /* of the rule, same */
+  __u8 kind;     /* enum packet_kind */
   __u8
       frag_proto; /* what every fragment of the datagram says: IPv6, the first header behind the fragment's */
-  __u8 may_fragment; /* IPv4 without DF */
-  __u8 unanswerable; /* an ICMP error, or a redirect: no ICMP error may be sent about it */
+  /* Bits, because the stack of the deepest call is used up to the last byte. */
+  __u8 is_v6 : 1;
+  __u8 first_fragment : 1; /* more fragments follow this one */
+  __u8 rewrites_tcp : 1;   /* later fragment that lies over the TCP header of the first */
+  __u8 may_fragment : 1;   /* IPv4 without DF */
+  __u8 unanswerable : 1;   /* an ICMP error, or a redirect: no ICMP error may be sent about it */
+  __u8 is_ruled : 1;       /* a rule has judged it */
+  __u8 is_logged : 1;      /* and says that its flows are logged */
 };
 
 /* Return value of the parsing steps: go on, or the reason to stop with. */

@@ -25,6 +25,12 @@ Json DevicesToJson(const control::StateSnapshot& state) {
   return devices;
 }
 
+Json LocalToJson(const control::StateSnapshot& state) {
+  Json local = {{"enabled", state.local.enabled}};
+  if (state.local.enabled) local.update({{"cgroup", state.local.cgroup}, {"attached", state.local_attached}});
+  return local;
+}
+
 Json RoutesToJson(const std::vector<control::RouteState>& routes) {
   Json list = Json::array();
   for (const control::RouteState& route : routes)
@@ -68,6 +74,7 @@ Json ToJson(const app::GatewayView& view, const std::string& instance) {
           {"problems", state.problems},
           {"devices", DevicesToJson(state)},
           {"sk_lookup_attached", state.sk_lookup_attached},
+          {"local", LocalToJson(state)},
           {"routing_rules", RoutesToJson(state.rules)},
           {"routes", RoutesToJson(state.routes)},
           {"rules", RulesToJson(view)},
@@ -82,6 +89,12 @@ void PrintDevices(const control::StateSnapshot& state, Env& env) {
                                d.attached ? "attached"
                                : d.exists ? "NOT ATTACHED"
                                           : "gone");
+}
+
+void PrintLocal(const control::StateSnapshot& state, Env& env) {
+  if (!state.local.enabled) return;
+  env.out << "local flows\n  cgroup " << state.local.cgroup << "  "
+          << (state.local_attached ? "attached" : "NOT ATTACHED") << '\n';
 }
 
 // "to 192.0.2.1:53, closed when the proxy is down"
@@ -131,6 +144,7 @@ void Print(const app::GatewayView& view, const std::string& instance, Env& env) 
     env.out << "instance " << instance << ": loaded\n";
     PrintProxy(view, env);
     PrintDevices(state, env);
+    PrintLocal(state, env);
     PrintRules(view, env);
   }
   for (const std::string& problem : state.problems) env.out << "problem: " << problem << '\n';

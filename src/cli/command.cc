@@ -46,10 +46,34 @@ constexpr Command kCommands[] = {
      "203.0.113.5'. With --diff, which of the flows that are there FILE would judge otherwise: proxied TCP "
      "sessions and all UDP.",
      kConfig | kFlow | kJson, RunExplain},
+    {"trace", "shows what becomes of packets as it is decided, a line each",
+     "Without arguments every decision: new flows, and what is dropped or refused; --all adds the packets of "
+     "known flows. What is shown is chosen in the kernel: PROTO is tcp, udp, icmp or any; SRC and DST are "
+     "ADDRESS[/LENGTH][:PORT] or any[:PORT], IPv6 as [ADDRESS/LENGTH]:PORT. Goes on until --count, --for or "
+     "Ctrl-C, and then says how many events the kernel had no room for. "
+     "Examples: 'tpx-bpf trace', 'tpx-bpf trace tcp 192.0.2.0/24 any:443', 'tpx-bpf trace --reason drop "
+     "--json'.",
+     kTrace | kJson, RunTrace},
     {"check", "check a configuration file without touching the kernel",
      "Prints every fault as file:line:column. Exit status 1 when there is one.", kFile | kJson, RunCheck},
     {"version", "version of the program and of its kernel contract", "", kJson, RunVersion},
 };
+
+void AddTraceOptions(CLI::App& app, TraceOptions& trace) {
+  app.add_option("PROTO", trace.proto, "tcp, udp, icmp or any");
+  app.add_option("SRC", trace.src, "senders, such as 192.0.2.0/24 or any:5060");
+  app.add_option("DST", trace.dst, "receivers, such as [2001:db8::/32]:443");
+  app.add_option("--rule", trace.rule, "only what this rule decided")->type_name("NAME");
+  app.add_option("--reason", trace.reasons,
+                 "only this reason or effect, as 'counters' names them; several times")
+      ->type_name("NAME")
+      ->allow_extra_args(false);
+  app.add_option("--in", trace.device, "only what comes in by this device")->type_name("DEV");
+  app.add_flag("--all", trace.all, "packets of known flows too");
+  app.add_option("--sample", trace.sample, "one of N, counted on each CPU by itself")->type_name("N");
+  app.add_option("--count", trace.count, "end after N events")->type_name("N");
+  app.add_option("--for", trace.duration, "end after this time, such as 30s")->type_name("DURATION");
+}
 
 void AddOptions(CLI::App& app, unsigned accepts, Options& options) {
   if (accepts & kConfig)
@@ -85,6 +109,7 @@ void AddOptions(CLI::App& app, unsigned accepts, Options& options) {
         ->type_name("FILE");
     app.add_flag("--all", options.all, "with --diff: show every one of them");
   }
+  if (accepts & kTrace) AddTraceOptions(app, options.trace);
   if (accepts & kFile) app.add_option("FILE", options.file, "configuration file (YAML)")->required();
 }
 

@@ -17,6 +17,7 @@ enum Accepts : unsigned {
   kFile = 1 << 4,     // FILE
   kFlow = 1 << 5,     // PROTO SRC[:PORT] DST[:PORT], --in DEV, --mark N, --mac ADDR; or --diff FILE, --all
   kReload = 1 << 6,   // --sets, --existing WHAT
+  kTrace = 1 << 7,    // [PROTO [SRC [DST]]] and the options of trace
 };
 
 // One line of the command table. Nouns read, verbs change.
@@ -42,6 +43,7 @@ int RunStatus(const Options& options, Env& env);
 int RunCounters(const Options& options, Env& env);
 int RunExplain(const Options& options, Env& env);
 int RunExplainDiff(const Options& options, Env& env);  // of explain, with --diff
+int RunTrace(const Options& options, Env& env);
 int RunCheck(const Options& options, Env& env);
 int RunVersion(const Options& options, Env& env);
 

@@ -19,6 +19,7 @@ std::string ConfigTextPath(const Paths& paths) { return paths.state + "/config.y
 std::string ConfigJsonPath(const Paths& paths) { return paths.state + "/config.json"; }
 std::string LockPath(const Paths& paths) { return paths.state + "/lock"; }
 std::string RunLockPath(const Paths& paths) { return paths.state + "/run.lock"; }
+std::string TraceLockPath(const Paths& paths) { return paths.state + "/trace.lock"; }
 
 std::string DeviceLinkPin(const std::string& dir, const Device& device) {
   return StrCat(dir, "/link_", RoleName(device.role), "_", device.ifindex);
@@ -26,6 +27,10 @@ std::string DeviceLinkPin(const std::string& dir, const Device& device) {
 std::string SkLookupLinkPin(const std::string& dir) { return dir + "/link_sk_lookup"; }
 std::string ProgramPin(const std::string& dir, Role role) { return StrCat(dir, "/tpx_", RoleName(role)); }
 std::string SkLookupProgramPin(const std::string& dir) { return dir + "/tpx_sk_lookup"; }
+
+std::string LocalLinkPin(const std::string& dir, std::string_view program) {
+  return StrCat(dir, "/link_", program);
+}
 
 absl::StatusOr<sys::FileLock> LockInstance(const Paths& paths) {
   return sys::FileLock::Acquire(LockPath(paths), kLockTimeout);

@@ -266,7 +266,9 @@ bool UdpRelay::Confirm(UdpSession& session, const Endpoint& server) {
   const uint32_t ended = options_.decisions->UdpEnded();
   if (session.confirmed == ended) return true;
   const auto verdict = options_.decisions->Find(FlowOf(IPPROTO_UDP, session.key.client, server));
-  if (!verdict || !Serves(session, *verdict)) return false;
+  const bool serves =
+      verdict ? Serves(session, *verdict) : options_.decisions->IsGateway(session.key.client.addr);
+  if (!serves) return false;
   session.confirmed = ended;
   return true;
 }

@@ -12,6 +12,16 @@
 
 namespace tpx::sys {
 
+namespace {
+
+// The id of a device of kind "vlan" (802.1Q or 802.1ad); else 0.
+uint16_t VlanOf(const Attributes& link) {
+  const Attributes info = link.Nested(IFLA_LINKINFO);
+  return info.Text(IFLA_INFO_KIND) == "vlan" ? info.Nested(IFLA_INFO_DATA).U16(IFLA_VLAN_ID) : 0;
+}
+
+}  // namespace
+
 bool LinkInfo::is_loopback() const { return (flags & IFF_LOOPBACK) != 0; }
 bool LinkInfo::is_up() const { return (flags & IFF_UP) != 0; }
 
@@ -20,10 +30,12 @@ absl::StatusOr<std::vector<LinkInfo>> Rtnl::ListLinks() {
   request.Extra<ifinfomsg>().ifi_family = AF_UNSPEC;
   return List<LinkInfo>(request, "list links", [](const nlmsghdr& message) -> std::optional<LinkInfo> {
     const auto& header = *static_cast<const ifinfomsg*>(mnl_nlmsg_get_payload(&message));
+    const auto attrs = Attributes::After<ifinfomsg>(message);
     return LinkInfo{.index = header.ifi_index,
-                    .name = Attributes::After<ifinfomsg>(message).Text(IFLA_IFNAME),
+                    .name = attrs.Text(IFLA_IFNAME),
                     .flags = header.ifi_flags,
-                    .type = header.ifi_type};
+                    .type = header.ifi_type,
+                    .vlan = VlanOf(attrs)};
   });
 }
 

@@ -73,6 +73,10 @@ int ProgRunner::program_fd(Hook hook) const {
 
 int ProgRunner::lookup_fd() const { return bpf_program__fd(skeleton_->progs.tpx_sk_lookup); }
 
+int ProgRunner::map_fd(const char* name) const {
+  return bpf_object__find_map_fd_by_name(skeleton_->obj, name);
+}
+
 int ProgRunner::TestRun(Hook hook, const Bytes& frame, __sk_buff& ctx, uint32_t repeat) {
   LIBBPF_OPTS(bpf_test_run_opts, options, .data_in = frame.data(), .data_out = out_.data(),
               .data_size_in = static_cast<uint32_t>(frame.size()),

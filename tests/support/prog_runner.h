@@ -131,6 +131,7 @@ class ProgRunner {
 
   int program_fd(Hook hook) const;
   int lookup_fd() const;
+  int map_fd(const char* name) const;
   const std::bitset<TPX_REASON_COUNT>& seen() const { return seen_; }
 
  private:
