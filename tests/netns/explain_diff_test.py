@@ -59,7 +59,7 @@ class ExplainDiff(product.TestCase):
         candidate = [product.rule("drop", "no", {"dport": 9001}),
                      product.rule("proxy", "seen", {"dport": 9002}, source="preserve"),
                      product.rule({"redirect": "203.0.113.9:99"}, "away", {"dport": 9003}),
-                     product.rule("proxy", "another name", {"dport": 9000}),
+                     product.rule("proxy", "renamed", {"dport": 9000}),
                      product.udp_rule("reject", "not", {"dport": 5302}), product.udp_rule()]
         before = self.state()
         answer = self.diff(candidate)
