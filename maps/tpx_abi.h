@@ -409,7 +409,7 @@ struct tpx_control {
   __u32 n_workers;
   __u32 listen_port; /* host byte order, TCP and UDP; 0 while nobody listens */
   __u32 udp_flow_s;  /* a UDP flow that is silent for so long is decided anew */
-  __u32 pad;
+  __u32 udp_ended;   /* raised when a command took UDP flows out of tpx_flows: who serves has to look again */
   __u64 netns_cookie; /* of the network namespace whose local flows are judged; 0: of none */
 };
 TPX_SIZE(struct tpx_control, 32);

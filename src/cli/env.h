@@ -39,10 +39,13 @@ struct Options {
   std::string instance = "tpx-bpf";
   std::string config;  // empty: none given
   std::vector<std::string> lan, wan;
-  std::string file;  // positional argument of check
-  FlowOptions flow;  // of explain
+  std::string file;      // positional argument of check
+  FlowOptions flow;      // of explain
+  std::string diff;      // of explain: a candidate file
+  std::string existing;  // of reload: keep, drain or abort
   TraceOptions trace;
   bool json = false;
+  bool all = false;
   bool dry_run = false;
   bool sets = false;
 };

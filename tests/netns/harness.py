@@ -110,6 +110,9 @@ class Lab:
 
     def __init__(self):
         self.name = unique()
+        # Called with what a server saw of a client: protocol, the client's own address and port, whether
+        # it chose that port, the server's, and the address that the server saw.
+        self.on_seen = lambda proto, client, chosen, server, seen: None
         self._closing = contextlib.ExitStack()
         _labs.append(self)
         self.client = self.namespace("c")
@@ -165,12 +168,15 @@ class Lab:
         """The source address and port that the server saw for a new connection."""
         sock = self.client.connect(family, family.server, port, timeout, source_port)
         with sock, sock.makefile("rw") as stream:
+            own = sock.getsockname()[:2]
             stream.write("W\n")
             stream.flush()
             line = stream.readline()
         if not line:
             raise ConnectionError("end of stream before the answer")
-        return tuple(json.loads(line))
+        seen = tuple(json.loads(line))
+        self.on_seen("tcp", own, source_port != 0, (family.server, port), seen[0])
+        return seen
 
     def close(self):
         if self in _labs:

@@ -174,6 +174,7 @@ qinq() {
   check "802.1ad: proxied" proxied stacked
   check "802.1ad: data is whole" transfer stacked
   check "802.1ad: a rejected connection is refused" refused stacked
+  check "802.1ad: living flows can be judged" tpx-bpf explain --diff /tmp/config.yaml
   check "802.1ad: kill -9" ended 137 KILL
   check "802.1ad: the next connection goes direct" direct stacked 3
   check "802.1ad: detach" tpx-bpf detach
@@ -197,7 +198,7 @@ trunk() {
   check "trunk: 802.1ad packets go direct" direct stacked 3
   check "trunk: they are counted too" grew vlan_tagged "$tagged_before"
   configure "lan0, vlan0"
-  check "trunk: a VLAN of it as well" tpx-bpf reload --config /tmp/config.yaml
+  check "trunk: a VLAN of it as well" tpx-bpf reload --config /tmp/config.yaml --existing abort
   check "trunk: both are attached" attached lan0 vlan0
   check "trunk: both are proxied, untagged" proxied untagged
   check "trunk: both are proxied, tagged" proxied tagged

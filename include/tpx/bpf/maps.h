@@ -8,6 +8,7 @@
 #include "tpx/bpf/shared_array.h"
 #include "tpx_abi.h"
 #include "tpx_event.h"
+#include "tpx_judge.h"
 
 // The maps of a pin directory, each with its type. See tpx_abi.h for meanings.
 namespace tpx::bpf {
@@ -63,6 +64,10 @@ inline absl::StatusOr<Map<uint32_t, uint32_t>> OpenAttributes(const std::string&
   return Map<uint32_t, uint32_t>::OpenPinned(pins + "/tpx_attributes", BPF_MAP_TYPE_ARRAY_OF_MAPS, access);
 }
 
+// Of the judge alone.
+inline absl::StatusOr<SharedArray<tpx_question>> OpenQuestions(const std::string& pins, Access access) {
+  return SharedArray<tpx_question>::OpenPinned(pins + "/tpx_questions", TPX_QUESTIONS, access);
+}
 // What a program tells those who listen: see tpx_event.h.
 inline absl::StatusOr<RingReader<tpx_event>> OpenEvents(const std::string& pins) {
   return RingReader<tpx_event>::OpenPinned(pins + "/tpx_events");
