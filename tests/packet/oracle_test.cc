@@ -77,7 +77,7 @@ policy::Rule RandomRule(Dice& dice) {
     rule.mapping = static_cast<tpx_mapping>(dice.Below(2));
   }
   rule.matches_nothing = dice.OneIn(20);
-  if (dice.OneIn(8)) rule.uids = {{0, 0xfffe}};  // of packets nobody knows a user
+  if (dice.OneIn(8)) rule.uids = {{0, 9}};  // nobody knows the user of a packet
   return rule;
 }
 
