@@ -115,8 +115,8 @@ static __always_inline int decide(struct bpf_sk_lookup *ctx, struct tpx_flow *fl
 /* The log of the rule has had the flow from tc. */
 static __always_inline void report(struct bpf_sk_lookup *ctx, const struct tpx_flow *flow,
                                    const struct tpx_verdict *v, int reason) {
-  int is_ruled = !is_local_output(ctx) && (reason == TPX_R_LK_STEERED || reason == TPX_R_LK_REFUSED ||
-                                           reason == TPX_R_LK_NO_WORKER);
+  int is_ruled = !is_local_output(ctx) &&
+                 (reason == TPX_R_LK_STEERED || reason == TPX_R_LK_REFUSED || reason == TPX_R_LK_NO_WORKER);
   union outcome_word outcome = {.is = {.reason = reason,
                                        .counter = is_ruled ? v->counter : TPX_NO_RULE,
                                        .worker = reason == TPX_R_LK_STEERED ? v->worker : TPX_NO_WORKER,

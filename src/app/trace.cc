@@ -59,6 +59,11 @@ bool IsRoutine(tpx_reason reason) {
     case TPX_R_BUSY_OPEN:
     case TPX_R_NO_POLICY:
     case TPX_R_COOKIE:
+    case TPX_R_LO_BYPASS:
+    case TPX_R_LO_PROXY:
+    case TPX_R_LO_REDIRECT:
+    case TPX_R_LO_DOWN_OPEN:
+    case TPX_R_LO_UNABLE_OPEN:
       return false;
     default:
       return true;

@@ -42,6 +42,8 @@ class Event : public DatagramTest {
 TPX_BOTH_FAMILIES(Event);
 
 TEST_P(Event, NothingIsSentWhileNobodyListens) {
+  tap().Listen(EventTap::Everything());
+  tap().Leave();
   for (uint16_t port : {kProxied, kDropped, kRejected, kBypassed}) Lan(To(port));
   Lan(SynTo(kDropped));
   runner().Lookup(Flow(kDropped, 7));

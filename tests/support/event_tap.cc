@@ -38,8 +38,7 @@ EventTap::EventTap(const ProgRunner& runner)
       log_(Map<tpx_log_lease>(runner.map_fd("tpx_log_lease"))),
       trace_deadline_(reinterpret_cast<volatile uint64_t*>(&trace_->deadline_ns)),
       log_deadline_(reinterpret_cast<volatile uint64_t*>(&log_->deadline_ns)) {
-  *trace_deadline_ = 0;
-  *log_deadline_ = 0;
+  Leave();
   Open("tpx_events", trace_ring_);
   Open("tpx_log", log_ring_);
   Traced();
@@ -49,14 +48,18 @@ EventTap::EventTap(const ProgRunner& runner)
 }
 
 EventTap::~EventTap() {
-  *trace_deadline_ = 0;
-  *log_deadline_ = 0;
+  Leave();
   Traced();
   Logged();
   ring_buffer__free(trace_ring_.buffer);
   ring_buffer__free(log_ring_.buffer);
   munmap(trace_, PageSize());
   munmap(log_, PageSize());
+}
+
+void EventTap::Leave() {
+  *trace_deadline_ = 0;
+  *log_deadline_ = 0;
 }
 
 void EventTap::Open(const char* map, Ring& ring) {

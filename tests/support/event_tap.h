@@ -23,6 +23,8 @@ class EventTap {
   static tpx_trace Everything();
   void Listen(const tpx_trace& trace, int64_t lease_ms = 3'600'000);
   void ListenToLog(int64_t lease_ms = 3'600'000);
+  // In order; the filter stays.
+  void Leave();
   // 0: nobody listens.
   uint64_t trace_deadline() const { return *trace_deadline_; }
   uint64_t log_deadline() const { return *log_deadline_; }
