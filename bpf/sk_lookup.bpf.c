@@ -22,6 +22,8 @@
 #include "lib/sockets.h"
 #include "lib/workers.h"
 
+#define LOOPBACK 1 /* the index of lo in every network namespace */
+
 static __always_inline int is_own(const struct tpx_addr *a) {
   return addr_never_proxied(a) || bpf_map_lookup_elem(&tpx_local, a);
 }
@@ -60,6 +62,13 @@ static __always_inline int verdict_of(const struct tpx_flow *flow, struct tpx_ve
   return tpx_evaluate(flow, 0, v);
 }
 
+/* Delivered on lo for an address that is not the gateway's: a process of the gateway itself sent it. */
+static __always_inline int is_local_output(const struct bpf_sk_lookup *ctx) {
+  struct tpx_control *control = control_block();
+
+  return ctx->ingress_ifindex == LOOPBACK && control && control->netns_cookie;
+}
+
 static __always_inline int assign(struct bpf_sk_lookup *ctx, const struct tpx_flow *flow,
                                   struct tpx_verdict *v) {
   __u32 index, kind = tpx_listener_kind(flow, v);
@@ -95,7 +104,10 @@ static __always_inline int decide(struct bpf_sk_lookup *ctx) {
     return TPX_R_LK_OWN_ADDRESS;
   }
   if (is_from_wan(ctx->ingress_ifindex)) return TPX_R_LK_WAN;
-  if (verdict_of(&flow, &v)) return TPX_R_LK_NOT_OURS;
+  if (is_local_output(ctx))
+    v.action = TPX_ACTION_PROXY;
+  else if (verdict_of(&flow, &v))
+    return TPX_R_LK_NOT_OURS;
   if (v.action == TPX_ACTION_BYPASS || (v.reason && !is_steered(&v))) return TPX_R_LK_NOT_OURS;
   if (!is_proxied(v.action)) return TPX_R_LK_REFUSED;
   return assign(ctx, &flow, &v);

@@ -119,7 +119,7 @@ static __always_inline int judge_syn(struct __sk_buff *skb, struct packet *p) {
 static __noinline int hand_off_cookie(struct __sk_buff *skb, struct packet *p) {
   struct tpx_verdict v = {};
 
-  if (!p || !asked_of_link()) return 0;
+  if (!p || !asked_attributes()) return 0;
   note_link(skb, p);
   if (!tpx_evaluate(&p->flow, &p->link, &v)) v.reason = reason_of_verdict(&p->flow, &v);
   if (effect_of(v.reason) == TPX_EFFECT_STEER) hand_off(&p->flow, &v);

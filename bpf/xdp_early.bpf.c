@@ -65,7 +65,7 @@ static __noinline int judge_by_rules(ctx_t *ctx, struct packet *p) {
   struct tpx_verdict v = {};
   int reason;
 
-  if (!p || asked_of_link() & 1 << TPX_ATTR_MARK) return UP;
+  if (!p || asked_attributes() & 1 << TPX_ATTR_MARK) return UP;
   note_link(ctx, p);
   if (tpx_evaluate(&p->flow, &p->link, &v)) return UP;
   if (generation != live_generation()) return UP; /* whose rules may ask for something else */

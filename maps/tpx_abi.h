@@ -42,7 +42,9 @@ extern "C" {
 #define TPX_HANDOFF_SLOTS 256
 #define TPX_MAX_DEVICES 1024
 #define TPX_MAX_ATTRIBUTES \
-  16384                 /* values of all kinds that the rules of one generation name, devices included */
+  16384 /* values of all kinds that the rules of one generation name, devices included */
+#define TPX_MAX_PEERS 65536
+#define TPX_MAX_ORIGINALS 65536
 #define TPX_MAX_MARKS 8 /* different pairs of value and mask in one generation */
 
 /* ---- verdicts ---------------------------------------------------------- */
@@ -184,6 +186,29 @@ struct tpx_source {
   __u64 denied_ns; /* when its penalty began; 0: never */
 };
 TPX_SIZE(struct tpx_source, 16);
+
+/* ---- local flows: those that begin on the gateway itself ---------------- */
+
+/* tpx_sockets: with each socket that was made since the programs are there. */
+struct tpx_socket {
+  struct tpx_target original; /* what its process named, where `actual` was put in its place; else 0 */
+  struct tpx_target actual;
+};
+TPX_SIZE(struct tpx_socket, 40);
+
+/* tpx_peers: the fate of the datagrams between a socket that is not connected and one peer. */
+struct tpx_peer_key {
+  __u64 cookie; /* of the socket */
+  struct tpx_target peer;
+  __u32 pad;
+};
+TPX_SIZE(struct tpx_peer_key, 32);
+
+struct tpx_peer {
+  __u32 reason; /* enum tpx_reason */
+  __u32 seen_s; /* CLOCK_MONOTONIC */
+};
+TPX_SIZE(struct tpx_peer, 8);
 
 /* What a hook does with a packet. Every reason has exactly one. */
 enum tpx_effect {
@@ -375,8 +400,9 @@ struct tpx_control {
   __u32 listen_port; /* host byte order, TCP and UDP; 0 while nobody listens */
   __u32 udp_flow_s;  /* a UDP flow that is silent for so long is decided anew */
   __u32 pad;
+  __u64 netns_cookie; /* of the network namespace whose local flows are judged; 0: of none */
 };
-TPX_SIZE(struct tpx_control, 24);
+TPX_SIZE(struct tpx_control, 32);
 
 enum tpx_worker_state {
   TPX_WORKER_ABSENT = 0,

@@ -74,6 +74,28 @@ struct {
 } tpx_sources SEC(".maps") __weak;
 
 struct {
+  __uint(type, BPF_MAP_TYPE_SK_STORAGE);
+  __uint(map_flags, BPF_F_NO_PREALLOC);
+  __type(key, int);
+  __type(value, struct tpx_socket);
+} tpx_sockets SEC(".maps") __weak;
+
+struct {
+  __uint(type, BPF_MAP_TYPE_LRU_HASH);
+  __uint(max_entries, TPX_MAX_PEERS);
+  __type(key, struct tpx_peer_key);
+  __type(value, struct tpx_peer);
+} tpx_peers SEC(".maps") __weak;
+
+/* A TCP connection to a server on the gateway, as the server sees it → where its client wanted to go. */
+struct {
+  __uint(type, BPF_MAP_TYPE_LRU_HASH);
+  __uint(max_entries, TPX_MAX_ORIGINALS);
+  __type(key, struct tpx_flow);
+  __type(value, struct tpx_target);
+} tpx_originals SEC(".maps") __weak;
+
+struct {
   __uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
   __uint(max_entries, TPX_HANDOFF_SLOTS);
   __type(key, __u32);

@@ -47,7 +47,7 @@ static __always_inline int is_transparent(const struct tpx_verdict *v) {
 
 /* What the policy may ask for besides the flow. */
 static __always_inline void note_link(ctx_t *ctx, struct packet *p) {
-  __u32 asked = asked_of_link();
+  __u32 asked = asked_attributes();
 
   if (!asked) return;
   p->link.ifindex = ctx_ifindex(ctx);

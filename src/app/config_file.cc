@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "absl/strings/str_cat.h"
+#include "owner_lookup.h"
 #include "progress_line.h"
 #include "tpx/base/status.h"
 #include "tpx/base/unique_fd.h"
@@ -74,7 +75,7 @@ policy::ParseResult ParseWithSets(std::string_view text, const std::string& path
   auto show = [&progress](const std::string& name, size_t done, size_t total) {
     progress.Show(absl::StrCat("reading ", name, ": ", done * 100 / total, " %"));
   };
-  policy::ParseResult parsed = policy::ParseConfig(text, path, read_set, show);
+  policy::ParseResult parsed = policy::ParseConfig(text, path, read_set, show, SystemOwners());
   SortByPlace(parsed.errors, path);
   SortByPlace(parsed.warnings, path);
   return parsed;

@@ -8,12 +8,18 @@ namespace tpx::app {
 
 absl::StatusOr<KernelDecisions> KernelDecisions::Open(const std::string& pins) {
   TPX_ASSIGN_OR_RETURN(auto flows, bpf::OpenFlows(pins, bpf::Access::kReadOnly));
-  return KernelDecisions(std::move(flows));
+  TPX_ASSIGN_OR_RETURN(auto sockets, bpf::OpenSockets(pins, bpf::Access::kReadWrite));
+  return KernelDecisions(std::move(flows), std::move(sockets));
 }
 
 std::optional<tpx_verdict> KernelDecisions::Find(const tpx_flow& flow) {
   const absl::StatusOr<tpx_verdict> verdict = flows_.Lookup(flow);
   return verdict.ok() ? std::optional(*verdict) : std::nullopt;
+}
+
+void KernelDecisions::NoteOriginal(int upstream_fd, const Endpoint& original, const Endpoint& actual) {
+  (void)sockets_.Update(upstream_fd, {.original = data::ToTarget(original), .actual = data::ToTarget(actual)})
+      .ok();
 }
 
 }  // namespace tpx::app

@@ -16,10 +16,13 @@ class KernelDecisions final : public data::DecisionSource {
  public:
   static absl::StatusOr<KernelDecisions> Open(const std::string& pins);
   std::optional<tpx_verdict> Find(const tpx_flow& flow) override;
+  void NoteOriginal(int upstream_fd, const Endpoint& original, const Endpoint& actual) override;
 
  private:
-  explicit KernelDecisions(bpf::Map<tpx_flow, tpx_verdict> flows) : flows_(std::move(flows)) {}
+  KernelDecisions(bpf::Map<tpx_flow, tpx_verdict> flows, bpf::Map<int, tpx_socket> sockets)
+      : flows_(std::move(flows)), sockets_(std::move(sockets)) {}
   bpf::Map<tpx_flow, tpx_verdict> flows_;
+  bpf::Map<int, tpx_socket> sockets_;
 };
 
 }  // namespace tpx::app

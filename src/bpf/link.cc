@@ -7,7 +7,10 @@
 #include <linux/if_link.h>
 #include <unistd.h>
 
+#include <algorithm>
+#include <array>
 #include <cerrno>
+#include <iterator>
 
 #include "libbpf_log.h"
 #include "tpx/base/status.h"
@@ -20,6 +23,19 @@ namespace {
 constexpr std::string_view kSkLookupName = "tpx_sk_lookup";
 constexpr std::string_view kLanName = "tpx_lan";
 constexpr std::string_view kWanName = "tpx_wan";
+
+struct CgroupHook {
+  std::string_view program;
+  bpf_attach_type hook;
+};
+constexpr CgroupHook kCgroupHooks[] = {
+    {"tpx_sock_create", BPF_CGROUP_INET_SOCK_CREATE}, {"tpx_sock_ops", BPF_CGROUP_SOCK_OPS},
+    {"tpx_getsockopt", BPF_CGROUP_GETSOCKOPT},        {"tpx_peername4", BPF_CGROUP_INET4_GETPEERNAME},
+    {"tpx_peername6", BPF_CGROUP_INET6_GETPEERNAME},  {"tpx_recvmsg4", BPF_CGROUP_UDP4_RECVMSG},
+    {"tpx_recvmsg6", BPF_CGROUP_UDP6_RECVMSG},        {"tpx_sendmsg4", BPF_CGROUP_UDP4_SENDMSG},
+    {"tpx_sendmsg6", BPF_CGROUP_UDP6_SENDMSG},        {"tpx_connect4", BPF_CGROUP_INET4_CONNECT},
+    {"tpx_connect6", BPF_CGROUP_INET6_CONNECT},
+};
 
 // libbpf returns negative errors here; the kernel's text, where libbpf has got
 // one, is in its log.
@@ -80,6 +96,25 @@ absl::StatusOr<UniqueFd> AttachSkLookup(int program_fd) {
   return fd;
 }
 
+absl::StatusOr<UniqueFd> AttachCgroup(int program_fd, const std::string& folder, std::string_view program) {
+  const auto* hook = std::ranges::find(kCgroupHooks, program, &CgroupHook::program);
+  if (hook == std::end(kCgroupHooks)) return absl::InternalError(StrCat("no hook for ", program));
+  UniqueFd cgroup(open(folder.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
+  if (!cgroup) return ErrnoStatus(errno, StrCat("open ", folder));
+  UniqueFd fd(bpf_link_create(program_fd, cgroup.get(), hook->hook, nullptr));
+  if (!fd) return ErrnoStatus(errno, StrCat("create the link of ", program));
+  return fd;
+}
+
+std::span<const std::string_view> LocalPrograms() {
+  static constexpr auto kNames = [] {
+    std::array<std::string_view, std::size(kCgroupHooks)> names;
+    std::ranges::transform(kCgroupHooks, names.begin(), &CgroupHook::program);
+    return names;
+  }();
+  return kNames;
+}
+
 absl::Status PinLink(int link_fd, const std::string& path) {
   if (bpf_obj_pin(link_fd, path.c_str()) != 0) return ErrnoStatus(errno, StrCat("pin link at ", path));
   return absl::OkStatus();
@@ -100,6 +135,7 @@ absl::StatusOr<LinkState> InspectLink(const std::string& pin) {
   if (info.type == kLinkTypeTcx) state.target = TcxIfindex(info);
   if (info.type == BPF_LINK_TYPE_XDP) state.target = info.xdp.ifindex;
   if (info.type == BPF_LINK_TYPE_NETNS) state.target = info.netns.netns_ino;
+  if (info.type == BPF_LINK_TYPE_CGROUP) state.target = info.cgroup.cgroup_id;
   return state;
 }
 

@@ -103,9 +103,10 @@ absl::StatusOr<Object> Object::LoadOnMapsOf(const std::string& dir, const Knobs&
 absl::StatusOr<Object> Object::LoadForTrial(const std::string& dir, std::span<const char* const> shared,
                                             const Knobs& knobs) {
   TPX_ASSIGN_OR_RETURN(Object object, Open(knobs));
-  bpf_program__set_autoload(object.skeleton_->progs.tpx_wan, false);
-  bpf_program__set_autoload(object.skeleton_->progs.tpx_sk_lookup, false);
-  bpf_program__set_autoload(object.skeleton_->progs.tpx_xdp_early, false);
+  bpf_program* program = nullptr;
+  bpf_object__for_each_program(program, object.skeleton_->obj) {
+    bpf_program__set_autoload(program, program == object.skeleton_->progs.tpx_lan);
+  }
   for (const char* name : shared) {
     bpf_map* map = bpf_object__find_map_by_name(object.skeleton_->obj, name);
     if (map == nullptr) return absl::InternalError(StrCat("there is no map ", name));

@@ -74,6 +74,8 @@ void PrintReasons(const app::GatewayView& view, const char* hook, const char* ti
 void Print(const app::GatewayView& view, Env& env) {
   PrintReasons(view, "tc", "packets, by what became of them at tc ingress", env);
   PrintReasons(view, "lookup", "lookups, by what became of them at sk_lookup", env);
+  if (view.state.local.enabled)
+    PrintReasons(view, "local", "calls of the gateway's own processes, by what became of them", env);
   env.out << "new flows, by rule (policy generation " << view.counts.generation << ")\n";
   for (size_t i = 0; i < view.counts.rules.size(); i++)
     env.out << absl::StrFormat("  %14s  %-8s %s\n", Grouped(view.counts.rules[i].packets),

@@ -36,6 +36,12 @@ Json EarlyDropToJson(const control::StateSnapshot& state) {
   return devices;
 }
 
+Json LocalToJson(const control::StateSnapshot& state) {
+  Json local = {{"enabled", state.local.enabled}};
+  if (state.local.enabled) local.update({{"cgroup", state.local.cgroup}, {"attached", state.local_attached}});
+  return local;
+}
+
 Json RoutesToJson(const std::vector<control::RouteState>& routes) {
   Json list = Json::array();
   for (const control::RouteState& route : routes)
@@ -80,6 +86,7 @@ Json ToJson(const app::GatewayView& view, const std::string& instance) {
           {"devices", DevicesToJson(state)},
           {"early_drop", EarlyDropToJson(state)},
           {"sk_lookup_attached", state.sk_lookup_attached},
+          {"local", LocalToJson(state)},
           {"routing_rules", RoutesToJson(state.rules)},
           {"routes", RoutesToJson(state.routes)},
           {"rules", RulesToJson(view)},
@@ -103,6 +110,12 @@ void PrintEarlyDrop(const control::StateSnapshot& state, Env& env) {
     env.out << absl::StrFormat(
         "  %-15s  %-7s  %s%s\n", e.early.device, control::XdpPlaceName(e.early.place),
         e.early.place != control::XdpPlace::kNone && !e.attached ? "NOT ATTACHED " : "", e.early.why);
+}
+
+void PrintLocal(const control::StateSnapshot& state, Env& env) {
+  if (!state.local.enabled) return;
+  env.out << "local flows\n  cgroup " << state.local.cgroup << "  "
+          << (state.local_attached ? "attached" : "NOT ATTACHED") << '\n';
 }
 
 // "to 192.0.2.1:53, closed when the proxy is down"
@@ -153,6 +166,7 @@ void Print(const app::GatewayView& view, const std::string& instance, Env& env) 
     PrintProxy(view, env);
     PrintDevices(state, env);
     PrintEarlyDrop(state, env);
+    PrintLocal(state, env);
     PrintRules(view, env);
   }
   for (const std::string& problem : state.problems) env.out << "problem: " << problem << '\n';

@@ -4,12 +4,12 @@
 #include <netinet/in.h>
 
 #include <algorithm>
-#include <vector>
+#include <optional>
 
 #include "absl/strings/ascii.h"
 #include "absl/strings/numbers.h"
-#include "absl/strings/str_split.h"
 #include "absl/strings/strip.h"
+#include "tpx/base/mac.h"
 #include "tpx/base/status.h"
 #include "tpx/base/strings.h"
 
@@ -74,20 +74,6 @@ absl::StatusOr<uint32_t> ParseMark(const std::string& text) {
       StrCat("--mark ", Quote(text), ": expected a number of 32 bits, such as 16 or 0x10"));
 }
 
-absl::StatusOr<policy::MacAddress> ParseMac(const std::string& text) {
-  const std::vector<std::string> parts = absl::StrSplit(text, ':');
-  policy::MacAddress mac{};
-  bool good = parts.size() == mac.size();
-  for (size_t i = 0; good && i < mac.size(); ++i) {
-    uint32_t byte = 0;
-    good = parts[i].size() == 2 && std::all_of(parts[i].begin(), parts[i].end(), absl::ascii_isxdigit) &&
-           absl::SimpleHexAtoi(parts[i], &byte);
-    mac[i] = static_cast<uint8_t>(byte);
-  }
-  if (good) return mac;
-  return absl::InvalidArgumentError(StrCat("--mac ", Quote(text), ": expected 00:00:5e:00:53:01"));
-}
-
 absl::Status CheckPorts(const FlowOptions& options, control::TrialFlow& flow) {
   const bool has_ports = flow.proto != IPPROTO_ICMP;
   if (!has_ports && (flow.src.port != 0 || flow.dst.port != 0))
@@ -118,7 +104,10 @@ absl::StatusOr<control::TrialFlow> ParseFlow(const FlowOptions& options) {
     TPX_ASSIGN_OR_RETURN(flow.mark, ParseMark(options.mark));
   }
   if (!options.mac.empty()) {
-    TPX_ASSIGN_OR_RETURN(flow.mac, ParseMac(options.mac));
+    const std::optional<MacAddress> mac = ParseMac(options.mac);
+    if (!mac)
+      return absl::InvalidArgumentError(StrCat("--mac ", Quote(options.mac), ": expected 00:00:5e:00:53:01"));
+    flow.mac = *mac;
   }
   return flow;
 }

@@ -37,7 +37,8 @@ std::optional<ino_t> Inode(const std::string& path) {
 }
 
 // What the live rules say of devices that are new, or have a new name, before packets come by them.
-absl::Status UpdateDeviceRules(const Paths& paths, const State& state, const std::vector<Device>& wanted) {
+absl::Status UpdateDeviceRules(const Paths& paths, const State& state, const std::vector<Device>& wanted,
+                               const std::vector<sys::LinkInfo>& links) {
   const bool changed = std::any_of(wanted.begin(), wanted.end(), [&](const Device& device) {
     return std::none_of(state.devices.begin(), state.devices.end(),
                         [&](const Device& known) { return SameDevice(known, device); });
@@ -45,7 +46,8 @@ absl::Status UpdateDeviceRules(const Paths& paths, const State& state, const std
   if (!changed) return absl::OkStatus();
   TPX_ASSIGN_OR_RETURN(const StoredConfig loaded, LoadedConfig(paths));
   TPX_ASSIGN_OR_RETURN(const uint32_t live, LiveGeneration(paths.pins));
-  return UpdateAttributes(paths.pins, live, policy::DeviceEntries(loaded.config.policy, NamesOf(wanted)));
+  return UpdateAttributes(paths.pins, live,
+                          policy::DeviceEntries(loaded.config.policy, NamesOf(wanted, links)));
 }
 
 }  // namespace
@@ -114,7 +116,7 @@ absl::StatusOr<std::vector<std::string>> Attached::ReconcileDevices() {
   }
   Site site{paths_, paths_.pins, rtnl, journal};
   TPX_ASSIGN_OR_RETURN(const Attachments before, AttachmentsOf(site, state));
-  TPX_RETURN_IF_ERROR(UpdateDeviceRules(paths_, state, wanted.devices));
+  TPX_RETURN_IF_ERROR(UpdateDeviceRules(paths_, state, wanted.devices, links));
   const absl::Status added = AddDevices(site, state, before, wanted.devices, lines);
   TPX_RETURN_IF_ERROR(DropDevices(site, state, wanted.devices, lines));
   TPX_RETURN_IF_ERROR(added);

@@ -60,6 +60,44 @@ std::vector<policy::MarkMatch> MarksFromJson(const json& list) {
   return marks;
 }
 
+json IdsToJson(const std::vector<policy::IdRange>& ranges) {
+  json list = json::array();
+  for (const policy::IdRange& range : ranges) list.push_back({range.first, range.last});
+  return list;
+}
+
+std::vector<policy::IdRange> IdsFromJson(const json& list) {
+  std::vector<policy::IdRange> ranges;
+  for (const json& item : list) ranges.push_back({item.at(0).get<uint32_t>(), item.at(1).get<uint32_t>()});
+  return ranges;
+}
+
+json CgroupsToJson(const std::vector<policy::CgroupMatch>& cgroups) {
+  json list = json::array();
+  for (const policy::CgroupMatch& cgroup : cgroups) list.push_back({cgroup.path, cgroup.id});
+  return list;
+}
+
+std::vector<policy::CgroupMatch> CgroupsFromJson(const json& list) {
+  std::vector<policy::CgroupMatch> cgroups;
+  for (const json& item : list) cgroups.push_back({.path = item.at(0), .id = item.at(1)});
+  return cgroups;
+}
+
+json ProgramsToJson(const std::vector<policy::ProgramMatch>& programs) {
+  json list = json::array();
+  for (const policy::ProgramMatch& program : programs)
+    list.push_back({program.path, program.file.inode, program.file.device});
+  return list;
+}
+
+std::vector<policy::ProgramMatch> ProgramsFromJson(const json& list) {
+  std::vector<policy::ProgramMatch> programs;
+  for (const json& item : list)
+    programs.push_back({.path = item.at(0), .file = {.inode = item.at(1), .device = item.at(2)}});
+  return programs;
+}
+
 json LimitToJson(const policy::RateLimit& limit) { return {limit.per_second, limit.burst, limit.penalty_s}; }
 
 policy::RateLimit LimitFromJson(const json& j) { return {j.at(0), j.at(1), j.at(2)}; }
@@ -87,6 +125,11 @@ json RuleToJson(const Rule& rule, std::string& lists) {
           {"macs", rule.macs},
           {"dscps", rule.dscps},
           {"marks", MarksToJson(rule.marks)},
+          {"vlans", rule.vlans},
+          {"uids", IdsToJson(rule.uids)},
+          {"gids", IdsToJson(rule.gids)},
+          {"cgroups", CgroupsToJson(rule.cgroups)},
+          {"programs", ProgramsToJson(rule.programs)},
           {"negated", rule.negated},
           {"action", rule.action},
           {"fail_mode", rule.fail_mode},
@@ -110,6 +153,11 @@ Rule RuleFromJson(const json& j, std::string_view& lists) {
           .macs = j.at("macs"),
           .dscps = j.at("dscps").get<std::vector<uint8_t>>(),
           .marks = MarksFromJson(j.at("marks")),
+          .vlans = j.at("vlans").get<std::vector<uint16_t>>(),
+          .uids = IdsFromJson(j.at("uids")),
+          .gids = IdsFromJson(j.at("gids")),
+          .cgroups = CgroupsFromJson(j.at("cgroups")),
+          .programs = ProgramsFromJson(j.at("programs")),
           .negated = j.at("negated"),
           .action = j.at("action").get<tpx_action>(),
           .fail_mode = j.at("fail_mode").get<tpx_fail_mode>(),
@@ -189,6 +237,7 @@ Config FromJson(const json& j, std::string_view lists) {
   config.file = j.at("file");
   config.set_files = SetFilesFromJson(j.at("set_files"));
   config.interfaces = InterfacesFromJson(j.at("interfaces"));
+  config.local = {.enabled = j.at("local").at("enabled"), .cgroup = j.at("local").at("cgroup")};
   config.steering = SteeringFromJson(j.at("steering"));
   for (const json& rule : j.at("rules")) config.policy.rules.push_back(RuleFromJson(rule, lists));
   if (!lists.empty()) throw std::invalid_argument("there are more prefixes than rules name");
@@ -227,6 +276,7 @@ std::string EncodeConfig(const policy::Config& config) {
   const json j = {{"file", config.file},
                   {"set_files", SetFilesToJson(config.set_files)},
                   {"interfaces", InterfacesToJson(config.interfaces)},
+                  {"local", {{"enabled", config.local.enabled}, {"cgroup", config.local.cgroup}}},
                   {"steering", SteeringToJson(config.steering)},
                   {"rules", rules},
                   {"xdp", config.xdp},

@@ -72,10 +72,17 @@ Resolution ResolveDevices(const policy::Interfaces& interfaces, const std::vecto
   return resolution;
 }
 
-std::vector<policy::DeviceName> NamesOf(const std::vector<Device>& devices) {
+std::vector<policy::DeviceName> NamesOf(const std::vector<Device>& devices,
+                                        const std::vector<sys::LinkInfo>& links) {
   std::vector<policy::DeviceName> names;
   names.reserve(devices.size());
-  for (const Device& device : devices) names.push_back({device.name, static_cast<uint32_t>(device.ifindex)});
+  for (const Device& device : devices) {
+    const auto link = std::find_if(links.begin(), links.end(),
+                                   [&](const sys::LinkInfo& l) { return l.index == device.ifindex; });
+    names.push_back({.name = device.name,
+                     .ifindex = static_cast<uint32_t>(device.ifindex),
+                     .vlan = link == links.end() ? uint16_t{0} : link->vlan});
+  }
   return names;
 }
 

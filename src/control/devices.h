@@ -22,7 +22,9 @@ struct Resolution {
 };
 Resolution ResolveDevices(const policy::Interfaces& interfaces, const std::vector<sys::LinkInfo>& links);
 
-std::vector<policy::DeviceName> NamesOf(const std::vector<Device>& devices);
+// What rules may ask of the devices.
+std::vector<policy::DeviceName> NamesOf(const std::vector<Device>& devices,
+                                        const std::vector<sys::LinkInfo>& links);
 
 // The error for missing names and conflicts; names similar existing devices.
 absl::Status CheckResolution(const Resolution& resolution, const std::vector<sys::LinkInfo>& links);

@@ -33,6 +33,10 @@ std::string ProgramPin(const std::string& dir, Role role) { return StrCat(dir, "
 std::string XdpProgramPin(const std::string& dir) { return dir + "/tpx_xdp_early"; }
 std::string SkLookupProgramPin(const std::string& dir) { return dir + "/tpx_sk_lookup"; }
 
+std::string LocalLinkPin(const std::string& dir, std::string_view program) {
+  return StrCat(dir, "/link_", program);
+}
+
 absl::StatusOr<sys::FileLock> LockInstance(const Paths& paths) {
   return sys::FileLock::Acquire(LockPath(paths), kLockTimeout);
 }

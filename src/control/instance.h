@@ -25,6 +25,8 @@ std::string SkLookupLinkPin(const std::string& dir);
 std::string ProgramPin(const std::string& dir, Role role);
 std::string XdpProgramPin(const std::string& dir);
 std::string SkLookupProgramPin(const std::string& dir);
+// Of a program for local flows, by its name.
+std::string LocalLinkPin(const std::string& dir, std::string_view program);
 
 // The lock of all changes; waits for a while.
 absl::StatusOr<sys::FileLock> LockInstance(const Paths& paths);

@@ -6,6 +6,7 @@
 #include "absl/strings/ascii.h"
 #include "absl/strings/str_join.h"
 #include "devices.h"
+#include "local_output.h"
 #include "tpx/base/status.h"
 #include "tpx/base/strings.h"
 #include "tpx/bpf/features.h"
@@ -78,6 +79,7 @@ absl::StatusOr<Plan> MakePlan(const policy::Config& config, sys::Rtnl& rtnl) {
   state.xdp = config.xdp;
   state.xdp_idle = WhyXdpIsIdle(config);
   TPX_ASSIGN_OR_RETURN(state.netns, sys::CurrentNetns());
+  TPX_ASSIGN_OR_RETURN(state.local, PlanLocal(config, plan.notes));
   TPX_ASSIGN_OR_RETURN(state.mode, ChooseMode(config.steering.attach, features));
   Resolution resolution = ResolveDevices(config.interfaces, links);
   TPX_RETURN_IF_ERROR(CheckResolution(resolution, links));
@@ -87,7 +89,7 @@ absl::StatusOr<Plan> MakePlan(const policy::Config& config, sys::Rtnl& rtnl) {
     plan.notes.push_back(StrCat("warning: no interface matches ", Quote(pattern), " yet"));
   }
   const std::vector<policy::AttributeEntry> entries =
-      policy::DeviceEntries(config.policy, NamesOf(state.devices));
+      policy::DeviceEntries(config.policy, NamesOf(state.devices, links));
   plan.compiled.attributes.insert(plan.compiled.attributes.end(), entries.begin(), entries.end());
   state.families.push_back(sys::Family::kIpv4);
   if (Ipv6Enabled()) {

@@ -7,6 +7,7 @@
 #include "journal.h"
 #include "loaded.h"
 #include "local_addresses.h"
+#include "local_output.h"
 #include "plan.h"
 #include "publish.h"
 #include "reconcile.h"
@@ -49,6 +50,8 @@ absl::Status Finish(Site& site, State& state, Plan& plan, const policy::Config& 
   state.interfaces = config.interfaces;
   state.xdp = plan.state.xdp;
   state.xdp_idle = plan.state.xdp_idle;
+  const bool judged_local = state.local.enabled;
+  state.local = plan.state.local;
   TPX_RETURN_IF_ERROR(WriteState(site.paths, state));
   TPX_RETURN_IF_ERROR(sys::WriteFileAtomic(ConfigTextPath(site.paths), config_text));
   TPX_RETURN_IF_ERROR(sys::WriteFileAtomic(ConfigJsonPath(site.paths), EncodeConfig(config)));
@@ -57,6 +60,7 @@ absl::Status Finish(Site& site, State& state, Plan& plan, const policy::Config& 
   state.rule_counters.erase(old);
   TPX_RETURN_IF_ERROR(WriteState(site.paths, state));
   TPX_RETURN_IF_ERROR(DropDevices(site, state, plan.state.devices, report.lines));
+  if (judged_local || state.local.enabled) TPX_RETURN_IF_ERROR(SyncLocal(site, state, report.lines));
   TPX_RETURN_IF_ERROR(RepairRouting(site, state, report.lines));
   TPX_RETURN_IF_ERROR(SyncXdp(site, state, XdpAttempts::kAll, report.lines));
   TPX_RETURN_IF_ERROR(WriteState(site.paths, state));

@@ -7,6 +7,7 @@
 
 #include "attach.h"
 #include "instance.h"
+#include "local_output.h"
 #include "state.h"
 #include "tpx/base/status.h"
 #include "tpx/base/strings.h"
@@ -31,9 +32,7 @@ absl::Status AddRouting(const State& state, StateSnapshot& snapshot) {
   TPX_ASSIGN_OR_RETURN(sys::Rtnl rtnl, sys::Rtnl::Open());
   TPX_ASSIGN_OR_RETURN(const auto rules, rtnl.ListRules());
   TPX_ASSIGN_OR_RETURN(const auto routes, rtnl.ListRoutes(state.steering.route_table));
-  for (const Device& device : state.devices) {
-    for (const sys::PolicyRule& rule : RulesOf(state, device)) snapshot.rules.push_back(StateOf(rule, rules));
-  }
+  for (const sys::PolicyRule& rule : AllRulesOf(state)) snapshot.rules.push_back(StateOf(rule, rules));
   for (const sys::LocalRoute& route : RoutesOf(state)) snapshot.routes.push_back(StateOf(route, routes));
   for (const auto* list : {&snapshot.rules, &snapshot.routes}) {
     for (const RouteState& route : *list) {
@@ -82,6 +81,14 @@ void AddSkLookup(const Paths& paths, StateSnapshot& snapshot) {
     snapshot.problems.emplace_back("the sk_lookup program is not attached; run 'tpx-bpf load'");
 }
 
+void AddLocal(const Paths& paths, const State& state, StateSnapshot& snapshot) {
+  snapshot.local = state.local;
+  snapshot.local_attached = state.local.enabled && LocalAttached(paths.pins, state.local);
+  if (state.local.enabled && !snapshot.local_attached) {
+    snapshot.problems.push_back(StrCat("not attached to ", Describe(state.local), "; run 'tpx-bpf reload'"));
+  }
+}
+
 }  // namespace
 
 absl::StatusOr<StateSnapshot> Snapshot(const Paths& paths) {
@@ -123,6 +130,7 @@ absl::StatusOr<StateSnapshot> Snapshot(const Paths& paths) {
   }
   AddDevices(paths, *state, snapshot);
   AddEarlyDrop(paths, *state, snapshot);
+  AddLocal(paths, *state, snapshot);
   TPX_RETURN_IF_ERROR(AddRouting(*state, snapshot));
   return snapshot;
 }

@@ -59,6 +59,7 @@ json ToJson(const State& state) {
           {"mode", ModeName(state.mode)},
           {"steering", SteeringToJson(state.steering)},
           {"interfaces", InterfacesToJson(state.interfaces)},
+          {"local", {{"enabled", state.local.enabled}, {"cgroup", state.local.cgroup}}},
           {"devices", devices},
           {"xdp", {{"asked", state.xdp}, {"idle", state.xdp_idle}, {"devices", early}}},
           {"build", state.build},
@@ -72,6 +73,7 @@ State FromJson(const json& j) {
               .mode = ModeFromJson(j.at("mode")),
               .steering = SteeringFromJson(j.at("steering")),
               .interfaces = InterfacesFromJson(j.at("interfaces")),
+              .local = {.enabled = j.at("local").at("enabled"), .cgroup = j.at("local").at("cgroup")},
               .devices = {},
               .xdp = j.at("xdp").at("asked").get<policy::XdpMode>(),
               .xdp_idle = j.at("xdp").at("idle"),
@@ -112,6 +114,32 @@ std::vector<sys::PolicyRule> RulesOf(const State& state, const Device& device) {
                      .mask = state.steering.mark_mask,
                      .table = state.steering.route_table,
                      .priority = state.steering.rule_priority});
+  }
+  return rules;
+}
+
+std::vector<sys::PolicyRule> LocalRulesOf(const State& state) {
+  std::vector<sys::PolicyRule> rules;
+  if (!state.local.enabled) return rules;
+  const policy::Steering& steering = state.steering;
+  for (sys::Family family : state.families) {
+    const sys::PolicyRule rule{
+        .family = family, .iif = "lo", .table = steering.route_table, .priority = steering.rule_priority};
+    sys::PolicyRule by_mark = rule, by_source = rule;
+    by_mark.mark = steering.local_mark();
+    by_mark.mask = steering.mark_mask;
+    by_source.from_loopback = true;
+    rules.push_back(by_mark);
+    rules.push_back(by_source);
+  }
+  return rules;
+}
+
+std::vector<sys::PolicyRule> AllRulesOf(const State& state) {
+  std::vector<sys::PolicyRule> rules = LocalRulesOf(state);
+  for (const Device& device : state.devices) {
+    const std::vector<sys::PolicyRule> more = RulesOf(state, device);
+    rules.insert(rules.end(), more.begin(), more.end());
   }
   return rules;
 }

@@ -139,23 +139,34 @@ absl::Status Undoer::FindTables() {
   return absl::OkStatus();
 }
 
+// `what` is "sk_lookup", or the role of a device and its number.
+std::string LineOfLink(const std::string& what) {
+  const std::string number = what.substr(what.rfind('_') + 1);
+  const bool device = !number.empty() && std::all_of(number.begin(), number.end(), isdigit);
+  if (!device) return "detached the sk_lookup program";
+  if (what.starts_with("xdp_")) return StrCat("detached XDP from device ", DeviceName(atoi(number.c_str())));
+  return StrCat("detached from ", what.substr(0, 3), " device ", DeviceName(atoi(number.c_str())));
+}
+
 void Undoer::DetachLinks(const std::string& dir) {
   absl::StatusOr<std::vector<std::string>> pins = bpf::ListPins(dir);
   if (!pins.ok()) return error_.Update(pins.status());
   // The name of the sk_lookup link sorts behind those of LAN devices; it goes last.
   std::stable_partition(pins->begin(), pins->end(),
                         [](const std::string& pin) { return pin != "link_sk_lookup"; });
+  bool local = false;
   for (const std::string& pin : *pins) {
-    if (!pin.starts_with("link_")) continue;
+    if (!pin.starts_with("link_") || !Step(StrCat("unpinning ", pin))) continue;
+    const absl::Status status = bpf::DestroyLink(StrCat(dir, "/", pin));
     const std::string what = pin.substr(pin.find('_') + 1);
-    const std::string number = what.substr(what.rfind('_') + 1);
-    const bool device = !number.empty() && std::all_of(number.begin(), number.end(), isdigit);
-    std::string line = "detached the sk_lookup program";
-    if (device)
-      line = StrCat("detached ", what.starts_with("xdp_") ? "XDP " : "", "from ",
-                    what.starts_with("xdp_") ? "" : StrCat(what.substr(0, 3), " "), "device ",
-                    DeviceName(atoi(number.c_str())));
-    if (Step(StrCat("unpinning ", pin))) Settle(bpf::DestroyLink(StrCat(dir, "/", pin)), line);
+    const auto programs = bpf::LocalPrograms();
+    if (std::find(programs.begin(), programs.end(), what) == programs.end()) {
+      Settle(status, LineOfLink(what));
+    } else if (std::exchange(local, true) || !status.ok()) {
+      error_.Update(status);
+    } else {
+      Settle(status, "detached from local flows");
+    }
   }
 }
 

@@ -18,4 +18,8 @@ Endpoint TargetOf(const tpx_verdict& verdict) {
   return {.addr = {verdict.to.addr}, .port = ntohs(verdict.to.port)};
 }
 
+tpx_target ToTarget(const Endpoint& endpoint) {
+  return {.addr = endpoint.addr.raw, .port = htons(endpoint.port), .pad = 0};
+}
+
 }  // namespace tpx::data

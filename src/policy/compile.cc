@@ -8,6 +8,7 @@
 #include "policy/classes.h"
 #include "policy/layout.h"
 #include "policy/link.h"
+#include "policy/owner.h"
 #include "policy/ranges.h"
 #include "tpx/base/status.h"
 #include "tpx/base/strings.h"
@@ -53,6 +54,7 @@ void CompileRules(const Policy& policy, Classes& classes, tpx_tables& tables) {
                        .rate = rule.limit.per_second,
                        .burst = rule.limit.burst,
                        .to = {.addr = rule.target.addr.raw, .port = htons(rule.target.port), .pad = {}}};
+    if (rule.asks_for_owner()) continue;  // what follows is about packets
     if (CoversAllPorts(rule.sports) && CoversAllPorts(rule.dports)) SetBit(portless, i);
     bool stops = rule.action == TPX_ACTION_DROP || rule.action == TPX_ACTION_REJECT;
     if (stops || (rule.is_proxied() && rule.fail_mode != TPX_FAIL_OPEN)) SetBit(denying, i);
@@ -67,11 +69,15 @@ void CompileRules(const Policy& policy, Classes& classes, tpx_tables& tables) {
 
 void CompileProtocols(const Policy& policy, Classes& classes, tpx_tables& tables) {
   for (unsigned protocol = 0; protocol < 256; ++protocol) {
-    tpx_bits bits{};
+    tpx_bits of_packets{}, of_local_flows{};
     for (size_t i = 0; i < policy.rules.size(); ++i) {
-      if (AcceptsProtocol(policy.rules[i], static_cast<uint8_t>(protocol))) SetBit(bits, i);
+      const Rule& rule = policy.rules[i];
+      if (!AcceptsProtocol(rule, static_cast<uint8_t>(protocol))) continue;
+      if (!rule.asks_for_owner()) SetBit(of_packets, i);
+      if (!rule.asks_for_link()) SetBit(of_local_flows, i);
     }
-    tables.proto_class[protocol] = static_cast<uint16_t>(classes.Number(bits));
+    tables.proto_class[protocol] = static_cast<uint16_t>(classes.Number(of_packets));
+    tables.local_proto_class[protocol] = static_cast<uint16_t>(classes.Number(of_local_flows));
   }
 }
 
@@ -145,6 +151,7 @@ absl::Status Fill(const Policy& policy, CompiledPolicy& compiled) {
   CompilePorts(policy, &Rule::sports, classes, tables.port_class[TPX_DIM_SPORT]);
   CompilePorts(policy, &Rule::dports, classes, tables.port_class[TPX_DIM_DPORT]);
   TPX_RETURN_IF_ERROR(CompileLink(policy, classes, compiled));
+  TPX_RETURN_IF_ERROR(CompileOwner(policy, classes, compiled));
   for (size_t dimension : {TPX_DIM_SRC, TPX_DIM_DST}) {
     TPX_RETURN_IF_ERROR(CompilePrefixes(policy, dimension, classes, compiled));
   }
@@ -164,7 +171,7 @@ absl::StatusOr<CompiledPolicy> Compile(const Policy& policy) {
   }
   auto unlimited = [](const Rule& r) {
     return !r.matches_nothing && !r.is_proxied() && r.protocols.empty() && r.src.empty() && r.dst.empty() &&
-           r.sports.empty() && r.dports.empty() && !r.asks_for_link();
+           r.sports.empty() && r.dports.empty() && !r.asks_for_link() && !r.asks_for_owner();
   };
   if (policy.rules.empty() || !unlimited(policy.rules.back())) {
     return absl::InvalidArgumentError("the last rule of the policy does not match everything");

@@ -6,7 +6,9 @@
 #include <algorithm>
 #include <cstring>
 #include <map>
+#include <set>
 
+#include "policy/rule_sets.h"
 #include "tpx/base/strings.h"
 
 namespace tpx::policy {
@@ -24,20 +26,29 @@ bool FitsName(const Rule& rule, const std::string& name) {
   });
 }
 
-// The rules for which `accepts` holds.
-template <typename Accepts>
-tpx_bits RulesThat(const Policy& policy, Accepts accepts) {
-  tpx_bits bits{};
+tpx_bits RulesOfName(const Policy& policy, const std::string& name) {
+  return RulesThat(policy, [&](const Rule& rule) {
+    return Accepts(rule, kMatchInterface, rule.interfaces.empty(), FitsName(rule, name));
+  });
+}
+
+tpx_bits RulesOfVlan(const Policy& policy, uint16_t vlan) {
+  return RulesThat(policy, [&](const Rule& rule) {
+    const bool listed = std::find(rule.vlans.begin(), rule.vlans.end(), vlan) != rule.vlans.end();
+    return Accepts(rule, kMatchVlan, rule.vlans.empty(), listed);
+  });
+}
+
+tpx_bits RulesOf(const Policy& policy, const DeviceName& device) {
+  tpx_bits bits = RulesOfName(policy, device.name);
+  const tpx_bits of_vlan = RulesOfVlan(policy, device.vlan);
   for (size_t i = 0; i < policy.rules.size(); ++i) {
-    if (accepts(policy.rules[i])) SetBit(bits, i);
+    if (!HasBit(of_vlan, i)) ClearBit(bits, i);
   }
   return bits;
 }
 
-// An empty list accepts everything; else what is listed, or what is not.
-bool Accepts(const Rule& rule, MatchKey key, bool no_list, bool is_listed) {
-  return no_list || is_listed != rule.negates(key);
-}
+bool AsksForDevice(const Rule& rule) { return !rule.interfaces.empty() || !rule.vlans.empty(); }
 
 class LinkCompiler {
  public:
@@ -45,20 +56,18 @@ class LinkCompiler {
       : policy_(policy), classes_(classes), compiled_(compiled), tables_(*compiled.tables) {}
 
   absl::Status Run() {
-    tables_.linkless_class = Number([](const Rule& rule) { return !rule.asks_for_link(); });
-    Ask(TPX_ATTR_DEVICE, [](const Rule& rule) { return !rule.interfaces.empty(); });
+    tables_.linkless_class =
+        Number([](const Rule& rule) { return !rule.asks_for_link() && !rule.asks_for_owner(); });
+    Ask(TPX_ATTR_DEVICE, AsksForDevice);
     Ask(TPX_ATTR_MAC, [](const Rule& rule) { return !rule.macs.empty(); });
     Ask(TPX_ATTR_DSCP, [](const Rule& rule) { return !rule.dscps.empty(); });
     Ask(TPX_ATTR_MARK, [](const Rule& rule) { return !rule.marks.empty(); });
-    tables_.other_class[TPX_ATTR_DEVICE] = Number(
-        [](const Rule& rule) { return Accepts(rule, kMatchInterface, rule.interfaces.empty(), false); });
+    tables_.other_class[TPX_ATTR_DEVICE] = Number([](const Rule& rule) {
+      return Accepts(rule, kMatchInterface, rule.interfaces.empty(), false) &&
+             Accepts(rule, kMatchVlan, rule.vlans.empty(), false);
+    });
     CompileMacs();
     CompileDscps();
-    if (compiled_.attributes.size() > TPX_MAX_ATTRIBUTES - TPX_MAX_DEVICES) {
-      return absl::ResourceExhaustedError(StrCat("the rules name ", compiled_.attributes.size(),
-                                                 " different MAC addresses, more than ",
-                                                 TPX_MAX_ATTRIBUTES - TPX_MAX_DEVICES));
-    }
     return CompileMarks();
   }
 
@@ -82,7 +91,7 @@ class LinkCompiler {
       const Rule& rule = policy_.rules[i];
       for (const MacAddress& mac : rule.macs) {
         tpx_bits& bits = rules.emplace(KeyOf(mac), others).first->second;
-        rule.negates(kMatchMac) ? ClearBit(bits, i) : SetBit(bits, i);
+        SetListed(bits, rule, i, kMatchMac);
       }
     }
     for (const auto& [mac, bits] : rules)
@@ -136,31 +145,28 @@ absl::Status CompileLink(const Policy& policy, Classes& classes, CompiledPolicy&
 
 std::vector<AttributeEntry> DeviceEntries(const Policy& policy, const std::vector<DeviceName>& devices) {
   std::vector<AttributeEntry> entries;
-  const bool asked = std::any_of(policy.rules.begin(), policy.rules.end(),
-                                 [](const Rule& rule) { return !rule.interfaces.empty(); });
-  if (!asked) return entries;
+  if (std::none_of(policy.rules.begin(), policy.rules.end(), AsksForDevice)) return entries;
   for (const DeviceName& device : devices) {
-    entries.push_back({{.value = device.ifindex, .attribute = TPX_ATTR_DEVICE, .device = 0},
-                       RulesThat(policy, [&](const Rule& rule) {
-                         return Accepts(rule, kMatchInterface, rule.interfaces.empty(),
-                                        FitsName(rule, device.name));
-                       })});
+    entries.push_back(
+        {{.value = device.ifindex, .attribute = TPX_ATTR_DEVICE, .device = 0}, RulesOf(policy, device)});
   }
   return entries;
 }
 
-std::vector<DeviceName> TellingDevices(const Policy& policy) {
-  std::vector<DeviceName> devices;
+std::vector<tpx_bits> TellingDevices(const Policy& policy) {
+  std::vector<tpx_bits> sets = {RulesOfName(policy, "\1"), RulesOfVlan(policy, 0)};
+  std::set<uint16_t> vlans;
   for (const Rule& rule : policy.rules) {
+    vlans.insert(rule.vlans.begin(), rule.vlans.end());
     for (const std::string& pattern : rule.interfaces) {
       std::string longer;
       for (char c : pattern) longer += c == '*' ? "\1\1" : std::string(1, c);
-      devices.push_back({pattern, 0});
-      devices.push_back({longer, 0});
+      sets.push_back(RulesOfName(policy, pattern));
+      sets.push_back(RulesOfName(policy, longer));
     }
   }
-  devices.push_back({"\1", 0});
-  return devices;
+  for (const uint16_t vlan : vlans) sets.push_back(RulesOfVlan(policy, vlan));
+  return sets;
 }
 
 }  // namespace tpx::policy

@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
-#include <string>
 #include <vector>
 
 #include "absl/status/status.h"
@@ -15,8 +14,9 @@ namespace tpx::policy {
 // limit's name; where the classes overflow, the result is void.
 absl::Status CompileLink(const Policy& policy, Classes& classes, CompiledPolicy& compiled);
 
-// Names that tell the rules' interfaces apart: each name or pattern itself, and
-// what else a pattern fits.
-std::vector<DeviceName> TellingDevices(const Policy& policy);
+// What the rules say of a device by its name, and by its VLAN, tells them apart
+// with these: each name or pattern itself, and what else a pattern fits; each
+// VLAN, and none.
+std::vector<tpx_bits> TellingDevices(const Policy& policy);
 
 }  // namespace tpx::policy

@@ -33,6 +33,7 @@ void ReadDocument(Diagnostics& out, const YamlNode& root, const FileReader& read
            {.key = "interfaces",
             .read = [&](const YamlNode& value) { config.interfaces = ReadInterfaces(out, value); },
             .required = true},
+           {.key = "local", .read = [&](const YamlNode& value) { config.local = ReadLocal(out, value); }},
            {.key = "on_proxy_down",
             .read = [&](const YamlNode& value) { ReadFailMode(out, value, sections.defaults.fail_mode); }},
            {.key = "source",
@@ -49,16 +50,48 @@ void ReadDocument(Diagnostics& out, const YamlNode& root, const FileReader& read
            {.key = "proxy", .read = [&](const YamlNode& value) { config.proxy = ReadProxy(out, value); }}});
 }
 
+// Which of the keys that only packets have, or only local flows, a rule asks for first.
+std::string_view LinkKeyOf(const Rule& rule) {
+  return !rule.interfaces.empty() ? "interface"
+         : !rule.macs.empty()     ? "mac"
+         : !rule.dscps.empty()    ? "dscp"
+         : !rule.marks.empty()    ? "mark"
+                                  : "vlan";
+}
+
+std::string_view OwnerKeyOf(const Rule& rule) {
+  return !rule.uids.empty() ? "uid" : !rule.gids.empty() ? "gid" : !rule.cgroups.empty() ? "cgroup" : "exe";
+}
+
+// Empty where there may be flows that the rule matches.
+std::string WhyNever(const Rule& rule, bool local) {
+  if (!rule.asks_for_owner()) return "";
+  const std::string_view key = OwnerKeyOf(rule);
+  if (rule.asks_for_link()) {
+    return StrCat("it asks for ", key, ", which only flows of this machine's own processes have, and for ",
+                  LinkKeyOf(rule), ", which only packets that come in have");
+  }
+  if (local) return "";
+  return StrCat("it asks for ", key,
+                ", which only flows of this machine's own processes have, and 'local' is off");
+}
+
 // The limits of the tables, and rules that can never match.
-void CheckCompiled(Diagnostics& out, const YamlNode& at, const Policy& policy) {
+void CheckCompiled(Diagnostics& out, const YamlNode& at, const Config& config) {
+  const Policy& policy = config.policy;
   absl::StatusOr<CompiledPolicy> compiled = Compile(policy);
   if (!compiled.ok()) {
     out.Error(at, std::string(compiled.status().message()));
     return;
   }
+  for (const Rule& rule : policy.rules) {
+    const std::string why = WhyNever(rule, config.local.enabled);
+    if (!why.empty())
+      out.Warn(rule.line, rule.column, StrCat("rule ", Quote(rule.name), " can never match: ", why));
+  }
   for (const Shadowed& shadowed : FindShadowed(policy, *compiled)) {
     const Rule &rule = policy.rules[shadowed.rule], &by = policy.rules[shadowed.by];
-    if (rule.line == 0) continue;
+    if (rule.line == 0 || !WhyNever(rule, config.local.enabled).empty()) continue;
     out.Warn(rule.line, rule.column,
              StrCat("rule ", Quote(rule.name), " never matches: rule ", Quote(by.name), " in line ", by.line,
                     " comes first and accepts all that it accepts"));
@@ -68,7 +101,7 @@ void CheckCompiled(Diagnostics& out, const YamlNode& at, const Policy& policy) {
 }  // namespace
 
 ParseResult ParseConfig(std::string_view text, std::string_view file, const FileReader& read_file,
-                        const SetProgress& progress) {
+                        const SetProgress& progress, const OwnerLookup& owners) {
   ParseResult result;
   Diagnostics out(file, result);
   if (text.size() > kMaxConfigBytes) {
@@ -83,10 +116,11 @@ ParseResult ParseConfig(std::string_view text, std::string_view file, const File
   Sections sections;
   ReadDocument(out, tree.root(), read_file, progress, result.config, sections);
   std::vector<Rule>& rules = result.config.policy.rules;
-  if (sections.rules != nullptr) rules = ReadRules(out, *sections.rules, sections.sets, sections.defaults);
+  if (sections.rules != nullptr)
+    rules = ReadRules(out, *sections.rules, sections.sets, sections.defaults, owners);
   AppendDefault(rules, sections.default_action, sections.defaults);
   if (result.ok()) {
-    CheckCompiled(out, sections.rules != nullptr ? *sections.rules : tree.root(), result.config.policy);
+    CheckCompiled(out, sections.rules != nullptr ? *sections.rules : tree.root(), result.config);
   }
   return result;
 }

@@ -1,8 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-#include <algorithm>
 #include <utility>
 
-#include "absl/strings/ascii.h"
 #include "policy/match.h"
 
 namespace tpx::policy {
@@ -11,6 +9,7 @@ namespace {
 using Kind = YamlNode::Kind;
 
 constexpr uint8_t kMaxDscp = 63;
+constexpr uint32_t kMaxVlan = 4094;  // 4095 is reserved, 0 is none (802.1Q)
 
 // RFC 2474, 2597, 3246, 5865, 8622.
 constexpr Choice<uint8_t> kDscpNames[] = {
@@ -18,38 +17,6 @@ constexpr Choice<uint8_t> kDscpNames[] = {
     {"cs2", 16},    {"af21", 18},        {"af22", 20}, {"af23", 22}, {"cs3", 24},  {"af31", 26},
     {"af32", 28},   {"af33", 30},        {"cs4", 32},  {"af41", 34}, {"af42", 36}, {"af43", 38},
     {"cs5", 40},    {"voice-admit", 44}, {"ef", 46},   {"cs6", 48},  {"cs7", 56}};
-
-// Reads one or many values, each of which may be listed once.
-template <typename T, typename Read>
-void ReadList(Diagnostics& out, const YamlNode& node, std::string_view what, std::vector<T>& list,
-              Read read) {
-  for (const YamlNode* item : ReadOneOrMany(out, node, what)) {
-    if (out.full()) return;
-    std::optional<T> value = read(*item);
-    if (!value) continue;
-    if (std::find(list.begin(), list.end(), *value) != list.end()) {
-      out.Error(*item, StrCat(what, ": ", Quote(item->text), " is listed twice"));
-    } else {
-      list.push_back(*std::move(value));
-    }
-  }
-}
-
-std::optional<MacAddress> ParseMac(std::string_view text) {
-  MacAddress mac{};
-  if (text.size() != 17) return std::nullopt;
-  for (size_t i = 0; i < text.size(); ++i) {
-    if (i % 3 == 2) {
-      if (text[i] != ':') return std::nullopt;
-      continue;
-    }
-    if (!absl::ascii_isxdigit(static_cast<unsigned char>(text[i]))) return std::nullopt;
-    const char digit = absl::ascii_tolower(static_cast<unsigned char>(text[i]));
-    const int value = digit >= 'a' ? digit - 'a' + 10 : digit - '0';
-    mac[i / 3] = static_cast<uint8_t>(mac[i / 3] << 4 | value);
-  }
-  return mac;
-}
 
 std::optional<MacAddress> ReadMac(Diagnostics& out, const YamlNode& node) {
   std::optional<std::string> text = ReadString(out, node, "mac");
@@ -112,6 +79,13 @@ void ReadMacs(Diagnostics& out, const YamlNode& node, std::vector<MacAddress>& m
 
 void ReadDscps(Diagnostics& out, const YamlNode& node, std::vector<uint8_t>& dscps) {
   ReadList(out, node, "dscp", dscps, [&](const YamlNode& item) { return ReadDscp(out, item); });
+}
+
+void ReadVlans(Diagnostics& out, const YamlNode& node, std::vector<uint16_t>& vlans) {
+  ReadList(out, node, "vlan", vlans, [&](const YamlNode& item) -> std::optional<uint16_t> {
+    const std::optional<uint32_t> number = ReadUint(out, item, "vlan", 1, kMaxVlan);
+    return number ? std::optional(static_cast<uint16_t>(*number)) : std::nullopt;
+  });
 }
 
 void ReadMarks(Diagnostics& out, const YamlNode& node, std::vector<MarkMatch>& marks) {

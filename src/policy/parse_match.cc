@@ -148,7 +148,8 @@ std::vector<PortRange> OthersOf(const std::vector<PortRange>& listed) {
 
 class MatchReader {
  public:
-  MatchReader(Diagnostics& out, const Sets& sets, Rule& rule) : out_(out), sets_(sets), rule_(rule) {}
+  MatchReader(Diagnostics& out, const Sets& sets, const OwnerLookup& owners, Rule& rule)
+      : out_(out), sets_(sets), owners_(owners), rule_(rule) {}
 
   MatchNodes Read(const YamlNode& node) {
     ReadMap(
@@ -158,10 +159,15 @@ class MatchReader {
          {.key = "dst", .read = [&](const YamlNode& value) { Prefixes(value, "dst", kMatchDst, rule_.dst); }},
          {.key = "sport", .read = [&](const YamlNode& value) { Ports(value, "sport", rule_.sports); }},
          {.key = "dport", .read = [&](const YamlNode& value) { Ports(value, "dport", rule_.dports); }},
-         Link("interface", kMatchInterface, ReadInterfaceMatch, rule_.interfaces),
-         Link("mac", kMatchMac, ReadMacs, rule_.macs),
+         Listed("interface", kMatchInterface, ReadInterfaceMatch, rule_.interfaces),
+         Listed("mac", kMatchMac, ReadMacs, rule_.macs),
          {.key = "dscp", .read = [&](const YamlNode& value) { Dscps(value); }},
-         Link("mark", kMatchMark, ReadMarks, rule_.marks)});
+         Listed("mark", kMatchMark, ReadMarks, rule_.marks),
+         Listed("vlan", kMatchVlan, ReadVlans, rule_.vlans),
+         Ids("uid", kMatchUid, owners_.user, rule_.uids),
+         Ids("gid", kMatchGid, owners_.group, rule_.gids),
+         Found("cgroup", kMatchCgroup, ReadCgroups, rule_.cgroups),
+         Found("exe", kMatchExe, ReadPrograms, rule_.programs)});
     return nodes_;
   }
 
@@ -207,8 +213,25 @@ class MatchReader {
   }
 
   template <typename T>
-  Field Link(std::string_view what, MatchKey key,
-             void (*read)(Diagnostics&, const YamlNode&, std::vector<T>&), std::vector<T>& list) {
+  Field Found(std::string_view what, MatchKey key,
+              void (*read)(Diagnostics&, const YamlNode&, const OwnerLookup&, std::vector<T>&),
+              std::vector<T>& list) {
+    auto with_lookup = [this, read](Diagnostics& out, const YamlNode& node, std::vector<T>& values) {
+      read(out, node, owners_, values);
+    };
+    return Listed(what, key, with_lookup, list);
+  }
+
+  template <typename Lookup>
+  Field Ids(std::string_view what, MatchKey key, const Lookup& lookup, std::vector<IdRange>& list) {
+    auto read = [what, &lookup](Diagnostics& out, const YamlNode& node, std::vector<IdRange>& ids) {
+      ReadIds(out, node, what, lookup, ids);
+    };
+    return Listed(what, key, read, list);
+  }
+
+  template <typename Read, typename T>
+  Field Listed(std::string_view what, MatchKey key, Read read, std::vector<T>& list) {
     return {.key = what, .read = [this, what, key, read, &list](const YamlNode& node) {
               bool negated = false;
               const YamlNode& listed = Unnegated(out_, node, what, negated);
@@ -220,14 +243,16 @@ class MatchReader {
 
   Diagnostics& out_;
   const Sets& sets_;
+  const OwnerLookup& owners_;
   Rule& rule_;
   MatchNodes nodes_;
 };
 
 }  // namespace
 
-MatchNodes ReadMatch(Diagnostics& out, const YamlNode& node, const Sets& sets, Rule& rule) {
-  return MatchReader(out, sets, rule).Read(node);
+MatchNodes ReadMatch(Diagnostics& out, const YamlNode& node, const Sets& sets, const OwnerLookup& owners,
+                     Rule& rule) {
+  return MatchReader(out, sets, owners, rule).Read(node);
 }
 
 }  // namespace tpx::policy

@@ -32,8 +32,8 @@ struct ProxyNodes {
 
 class RulesReader {
  public:
-  RulesReader(Diagnostics& out, const Sets& sets, const RuleDefaults& defaults)
-      : out_(out), sets_(sets), defaults_(defaults) {}
+  RulesReader(Diagnostics& out, const Sets& sets, const RuleDefaults& defaults, const OwnerLookup& owners)
+      : out_(out), sets_(sets), defaults_(defaults), owners_(owners) {}
 
   std::vector<Rule> Read(const YamlNode& list) {
     for (const YamlNode* item : list.children) {
@@ -64,7 +64,7 @@ class RulesReader {
     ReadMap(out_, node, "rule",
             {{.key = "name", .read = [&](const YamlNode& value) { ReadName(value, rule); }, .required = true},
              {.key = "match",
-              .read = [&](const YamlNode& value) { match = ReadMatch(out_, value, sets_, rule); }},
+              .read = [&](const YamlNode& value) { match = ReadMatch(out_, value, sets_, owners_, rule); }},
              {.key = "action",
               .read = [&](const YamlNode& value) { has_action = ReadAction(out_, value, rule); },
               .required = true},
@@ -163,6 +163,7 @@ class RulesReader {
   Diagnostics& out_;
   const Sets& sets_;
   const RuleDefaults& defaults_;
+  const OwnerLookup& owners_;
   std::vector<Rule> rules_;
   std::unordered_map<std::string, int> lines_;
   size_t prefixes_ = 0;
@@ -183,7 +184,7 @@ void ReadMapping(Diagnostics& out, const YamlNode& node, tpx_mapping& mapping) {
 }
 
 std::vector<Rule> ReadRules(Diagnostics& out, const YamlNode& node, const Sets& sets,
-                            const RuleDefaults& defaults) {
+                            const RuleDefaults& defaults, const OwnerLookup& owners) {
   if (node.kind != Kind::kList) {
     out.Error(node, StrCat("rules: expected a list, got ", KindName(node.kind)));
     return {};
@@ -193,7 +194,7 @@ std::vector<Rule> ReadRules(Diagnostics& out, const YamlNode& node, const Sets& 
     out.Error(first_over, StrCat("rules: more than ", kMaxFileRules, " rules"));
     return {};
   }
-  return RulesReader(out, sets, defaults).Read(node);
+  return RulesReader(out, sets, defaults, owners).Read(node);
 }
 
 void AppendDefault(std::vector<Rule>& rules, tpx_action action, const RuleDefaults& defaults) {

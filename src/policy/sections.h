@@ -37,13 +37,16 @@ void ReadSourceMode(Diagnostics& out, const YamlNode& node, tpx_source_mode& sou
 void ReadMapping(Diagnostics& out, const YamlNode& node, tpx_mapping& mapping);
 void ReadLimit(Diagnostics& out, const YamlNode& node, RateLimit& limit);
 std::vector<Rule> ReadRules(Diagnostics& out, const YamlNode& node, const Sets& sets,
-                            const RuleDefaults& defaults);
+                            const RuleDefaults& defaults, const OwnerLookup& owners);
 // Sets action, and target where it is a redirect; false after an error.
 bool ReadAction(Diagnostics& out, const YamlNode& node, Rule& rule);
 // One of the actions as `default` takes it: a redirect is none.
 void ReadDefaultAction(Diagnostics& out, const YamlNode& node, tpx_action& action);
 // Puts the implicit rules behind `rules`.
 void AppendDefault(std::vector<Rule>& rules, tpx_action action, const RuleDefaults& defaults);
+Local ReadLocal(Diagnostics& out, const YamlNode& node);
+// What is wrong with a path of a cgroup below the root; empty where nothing is.
+std::string_view CgroupProblem(std::string_view path);
 Steering ReadSteering(Diagnostics& out, const YamlNode& node);
 void ReadXdp(Diagnostics& out, const YamlNode& node, XdpMode& mode);
 Proxy ReadProxy(Diagnostics& out, const YamlNode& node);

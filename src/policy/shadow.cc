@@ -1,8 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 #include <bit>
+#include <cstring>
 
 #include "policy/classes.h"
 #include "policy/link.h"
+#include "policy/owner.h"
 #include "tpx/policy/compile.h"
 
 namespace tpx::policy {
@@ -51,9 +53,25 @@ void RestrictByLink(const Policy& policy, const CompiledPolicy& compiled, Supers
   for (uint16_t number : tables.dscp_class) classes[number] = true;
   supersets.Restrict(classes);
   supersets.Restrict(tables.bits[tables.other_class[TPX_ATTR_MAC]]);
-  for (const AttributeEntry& entry : compiled.attributes) supersets.Restrict(entry.rules);
-  for (const AttributeEntry& entry : DeviceEntries(policy, TellingDevices(policy)))
-    supersets.Restrict(entry.rules);
+  for (const AttributeEntry& entry : compiled.attributes) {
+    if (entry.key.attribute == TPX_ATTR_MAC) supersets.Restrict(entry.rules);
+  }
+  for (const tpx_bits& bits : TellingDevices(policy)) supersets.Restrict(bits);
+}
+
+// Whatever there is now: a cgroup or a program may come to be.
+void RestrictByOwner(const Policy& policy, Supersets& supersets) {
+  const absl::StatusOr<std::vector<OwnerValues>> all = OwnerValuesOf(policy);
+  if (!all.ok()) return;  // then it was not compiled either
+  for (const OwnerValues& of : *all) {
+    supersets.Restrict(of.others);
+    const tpx_bits* last = nullptr;  // neighbours in a range have the same rules
+    for (const AttributeEntry& entry : of.values) {
+      if (last == nullptr || memcmp(last, &entry.rules, sizeof(*last)) != 0) supersets.Restrict(entry.rules);
+      last = &entry.rules;
+    }
+    for (const tpx_bits& bits : of.missing) supersets.Restrict(bits);
+  }
 }
 
 }  // namespace
@@ -63,9 +81,11 @@ std::vector<Shadowed> FindShadowed(const Policy& policy, const CompiledPolicy& c
   Supersets supersets(tables);
   tpx_bits possible{};  // rules but those that match nothing
   std::vector<bool> classes(TPX_MAX_CLASSES);
-  for (uint16_t number : tables.proto_class) {
-    classes[number] = true;
-    for (size_t i = 0; i < TPX_RULE_WORDS; ++i) possible.word[i] |= tables.bits[number].word[i];
+  for (const auto* numbers : {&tables.proto_class, &tables.local_proto_class}) {
+    for (uint16_t number : *numbers) {
+      classes[number] = true;
+      for (size_t i = 0; i < TPX_RULE_WORDS; ++i) possible.word[i] |= tables.bits[number].word[i];
+    }
   }
   supersets.Restrict(classes);
   for (size_t dimension : {0, 1}) {
@@ -75,6 +95,7 @@ std::vector<Shadowed> FindShadowed(const Policy& policy, const CompiledPolicy& c
     supersets.Restrict(compiled.address_classes[dimension]);
   }
   RestrictByLink(policy, compiled, supersets);
+  RestrictByOwner(policy, supersets);
   std::vector<Shadowed> shadowed;
   for (size_t rule = 0; rule < tables.n_rules; ++rule) {
     for (size_t by = 0; by < rule && HasBit(possible, rule); ++by) {

@@ -12,10 +12,13 @@
 
 namespace tpx::sys {
 
-bool LinkInfo::is_loopback() const { return (flags & IFF_LOOPBACK) != 0; }
-bool LinkInfo::is_up() const { return (flags & IFF_UP) != 0; }
-
 namespace {
+
+// The id of a device of kind "vlan" (802.1Q or 802.1ad); else 0.
+uint16_t VlanOf(const Attributes& link) {
+  const Attributes info = link.Nested(IFLA_LINKINFO);
+  return info.Text(IFLA_INFO_KIND) == "vlan" ? info.Nested(IFLA_INFO_DATA).U16(IFLA_VLAN_ID) : 0;
+}
 
 Xdp XdpOf(uint8_t attached) {
   switch (attached) {
@@ -32,6 +35,9 @@ Xdp XdpOf(uint8_t attached) {
 
 }  // namespace
 
+bool LinkInfo::is_loopback() const { return (flags & IFF_LOOPBACK) != 0; }
+bool LinkInfo::is_up() const { return (flags & IFF_UP) != 0; }
+
 absl::StatusOr<std::vector<LinkInfo>> Rtnl::ListLinks() {
   RtnlRequest request(RTM_GETLINK, NLM_F_DUMP);
   request.Extra<ifinfomsg>().ifi_family = AF_UNSPEC;
@@ -45,6 +51,7 @@ absl::StatusOr<std::vector<LinkInfo>> Rtnl::ListLinks() {
                     .name = attrs.Text(IFLA_IFNAME),
                     .flags = header.ifi_flags,
                     .type = header.ifi_type,
+                    .vlan = VlanOf(attrs),
                     .kind = attrs.Nested(IFLA_LINKINFO).Text(IFLA_INFO_KIND),
                     .bus = attrs.Text(IFLA_PARENT_DEV_BUS_NAME),
                     .lower = foreign ? 0 : static_cast<int>(attrs.U32(IFLA_LINK)),

@@ -32,6 +32,7 @@ class RtnlRequest {
   nlmsghdr& header() { return *header_; }
   void Put(uint16_t type, uint32_t value) { mnl_attr_put_u32(header_, type, value); }
   void Put(uint16_t type, uint8_t value) { mnl_attr_put_u8(header_, type, value); }
+  void Put(uint16_t type, const void* bytes, size_t size) { mnl_attr_put(header_, type, size, bytes); }
   void Put(uint16_t type, const std::string& text) { mnl_attr_put_strz(header_, type, text.c_str()); }
 
  private:
@@ -45,15 +46,20 @@ inline std::string AttributeText(const nlattr* attr) {
   return std::string(text, strnlen(text, mnl_attr_get_payload_len(attr)));
 }
 
-// libmnl's own loop macro is C only.
+// libmnl's own loop macros are C only.
 template <typename Visit>
-void ForEachAttribute(const nlmsghdr& message, size_t offset, Visit visit) {
-  const auto* end = static_cast<const char*>(mnl_nlmsg_get_payload_tail(&message));
-  const auto* attr = static_cast<const nlattr*>(mnl_nlmsg_get_payload_offset(&message, offset));
+void ForEachAttribute(const void* first, const char* end, Visit visit) {
+  const auto* attr = static_cast<const nlattr*>(first);
   while (mnl_attr_ok(attr, static_cast<int>(end - reinterpret_cast<const char*>(attr)))) {
     visit(attr);
     attr = mnl_attr_next(attr);
   }
+}
+
+template <typename Visit>
+void ForEachAttribute(const nlmsghdr& message, size_t offset, Visit visit) {
+  ForEachAttribute(mnl_nlmsg_get_payload_offset(&message, offset),
+                   static_cast<const char*>(mnl_nlmsg_get_payload_tail(&message)), visit);
 }
 
 // Attributes by type; a type beyond the table is ignored.
@@ -63,26 +69,24 @@ class Attributes {
   static Attributes After(const nlmsghdr& message) {
     Attributes table;
     if (message.nlmsg_len < mnl_nlmsg_size(sizeof(Payload))) return table;
-    ForEachAttribute(message, sizeof(Payload), [&](const nlattr* attr) {
-      if (mnl_attr_get_type(attr) < kTypes) table.at_[mnl_attr_get_type(attr)] = attr;
-    });
+    ForEachAttribute(message, sizeof(Payload), [&](const nlattr* attr) { table.Add(attr); });
     return table;
   }
-  // The attributes inside of one; none where it is not there.
+  // Those inside an attribute; none where there is no such one.
   Attributes Nested(size_t type) const {
     Attributes table;
     if (!Has(type)) return table;
-    const auto* attr = static_cast<const nlattr*>(mnl_attr_get_payload(at_[type]));
-    const auto* end = reinterpret_cast<const char*>(attr) + mnl_attr_get_payload_len(at_[type]);
-    for (; mnl_attr_ok(attr, static_cast<int>(end - reinterpret_cast<const char*>(attr)));
-         attr = mnl_attr_next(attr)) {
-      if (mnl_attr_get_type(attr) < kTypes) table.at_[mnl_attr_get_type(attr)] = attr;
-    }
+    const auto* first = static_cast<const char*>(mnl_attr_get_payload(at_[type]));
+    ForEachAttribute(first, first + mnl_attr_get_payload_len(at_[type]),
+                     [&](const nlattr* attr) { table.Add(attr); });
     return table;
   }
   bool Has(size_t type) const { return at_[type] != nullptr; }
   uint32_t U32(size_t type, uint32_t otherwise = 0) const {
     return Fits(type, 4) ? mnl_attr_get_u32(at_[type]) : otherwise;
+  }
+  uint16_t U16(size_t type, uint16_t otherwise = 0) const {
+    return Fits(type, 2) ? mnl_attr_get_u16(at_[type]) : otherwise;
   }
   uint8_t U8(size_t type, uint8_t otherwise = 0) const {
     return Fits(type, 1) ? mnl_attr_get_u8(at_[type]) : otherwise;
@@ -102,6 +106,9 @@ class Attributes {
   }
 
  private:
+  void Add(const nlattr* attr) {
+    if (mnl_attr_get_type(attr) < kTypes) at_[mnl_attr_get_type(attr)] = attr;
+  }
   bool Fits(size_t type, size_t bytes) const {
     return at_[type] != nullptr && mnl_attr_get_payload_len(at_[type]) >= bytes;
   }

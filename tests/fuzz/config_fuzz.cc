@@ -19,6 +19,26 @@ absl::StatusOr<std::string> ReadSetFile(std::string_view input, const std::strin
   return absl::NotFoundError("no such file");
 }
 
+// Names of one letter are there.
+tpx::policy::OwnerLookup Owners() {
+  auto find = [](const std::string& name) -> absl::StatusOr<uint32_t> {
+    if (name.size() == 1) return static_cast<unsigned char>(name[0]);
+    return absl::NotFoundError("none");
+  };
+  auto last = [](const std::string& path) -> absl::StatusOr<uint64_t> {
+    if (path.size() < 4) return path.size() * 256 + static_cast<unsigned char>(path.back());
+    return absl::NotFoundError("none");
+  };
+  return {.user = find,
+          .group = find,
+          .cgroup = last,
+          .program = [last](const std::string& path) -> absl::StatusOr<tpx::policy::FileId> {
+            const absl::StatusOr<uint64_t> inode = last(path);
+            if (!inode.ok()) return inode.status();
+            return tpx::policy::FileId{.inode = *inode, .device = 1};
+          }};
+}
+
 void Check(const Diagnostic& diagnostic) {
   if (diagnostic.message.empty() || diagnostic.line < 1 || diagnostic.column < 1) abort();
   for (char c : diagnostic.ToString()) {
@@ -31,6 +51,9 @@ void Check(const tpx::policy::Rule& rule) {
   if (redirect != (rule.target.port != 0)) abort();
   if (redirect && rule.source != TPX_SOURCE_MASQUERADE) abort();
   if (rule.is_proxied() && rule.protocols.empty()) abort();
+  for (const tpx::policy::IdRange range : rule.uids) {
+    if (range.last < range.first || range.last == UINT32_MAX) abort();
+  }
   for (uint8_t protocol : rule.protocols) {
     if (rule.is_proxied() && protocol != IPPROTO_TCP && protocol != IPPROTO_UDP) abort();
   }
@@ -41,7 +64,7 @@ void Check(const tpx::policy::Rule& rule) {
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   std::string_view text(reinterpret_cast<const char*>(data), size);
   tpx::policy::ParseResult result = tpx::policy::ParseConfig(
-      text, "fuzz.yaml", [&](const std::string& path) { return ReadSetFile(text, path); });
+      text, "fuzz.yaml", [&](const std::string& path) { return ReadSetFile(text, path); }, {}, Owners());
   for (const Diagnostic& error : result.errors) Check(error);
   for (const Diagnostic& warning : result.warnings) Check(warning);
   if (result.errors.size() > tpx::policy::kMaxErrors) abort();

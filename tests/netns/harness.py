@@ -42,6 +42,15 @@ def unique():
     return f"{PREFIX}-{os.getpid()}-{next(_numbers)}"
 
 
+def cgroup_root():
+    """Where cgroup v2 is mounted as a whole; None where it is not."""
+    for line in pathlib.Path("/proc/self/mountinfo").read_text(encoding="utf-8").splitlines():
+        fields, _, rest = line.partition(" - ")
+        if rest.startswith("cgroup2 ") and fields.split()[3] == "/" and fields.split()[4].startswith("/sys/"):
+            return pathlib.Path(fields.split()[4])
+    return None
+
+
 def wait_until(condition, what, seconds=10, step=0.02):
     """Polls until condition() is true and returns its value."""
     deadline = time.monotonic() + seconds

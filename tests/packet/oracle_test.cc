@@ -77,12 +77,14 @@ policy::Rule RandomRule(Dice& dice) {
     rule.mapping = static_cast<tpx_mapping>(dice.Below(2));
   }
   rule.matches_nothing = dice.OneIn(20);
+  if (dice.OneIn(8)) rule.uids = {{0, 0xfffe}};  // of packets nobody knows a user
   return rule;
 }
 
 bool ConcernsOthers(const policy::Policy& policy) {
   for (const policy::Rule& rule : policy.rules) {
-    if (rule.matches_nothing || (rule.action != TPX_ACTION_DROP && rule.action != TPX_ACTION_REJECT))
+    if (rule.matches_nothing || rule.asks_for_owner() ||
+        (rule.action != TPX_ACTION_DROP && rule.action != TPX_ACTION_REJECT))
       continue;
     bool ports = !rule.sports.empty() || !rule.dports.empty();
     if (rule.protocols.empty() && !ports) return true;

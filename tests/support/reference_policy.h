@@ -9,6 +9,7 @@
 #include <array>
 #include <bit>
 #include <cstring>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -18,6 +19,14 @@
 
 namespace tpx::policy {
 
+// The process that a local flow belongs to.
+struct TestOwner {
+  uint32_t uid = 0, gid = 0;
+  std::string cgroup = "/";
+  std::vector<uint64_t> cgroup_ids{};  // its own, that of the one above it, and so on
+  FileId program{};
+};
+
 // A flow as the rules see it.
 struct TestFlow {
   IpAddr src{}, dst{};
@@ -25,9 +34,12 @@ struct TestFlow {
   uint16_t sport = 0, dport = 0;  // host byte order; 0 where the protocol has none
   // The link.
   std::string device{};
+  uint32_t ifindex = 0;
+  uint16_t vlan = 0;
   MacAddress mac{};
   uint8_t dscp = 0;
   uint32_t mark = 0;
+  std::optional<TestOwner> owner{};  // of a local flow, which has no link
 };
 
 namespace reference {
@@ -42,7 +54,31 @@ inline bool Fits(const Rule& rule, MatchKey key, bool no_list, bool listed) {
   return no_list || listed != rule.negates(key);
 }
 
+// Whether a cgroup is another, or below it.
+inline bool IsWithin(const std::string& path, const std::string& other) {
+  return other == "/" || path == other || path.starts_with(other + "/");
+}
+
+inline bool FitsOwner(const Rule& rule, const TestFlow& flow) {
+  if (!flow.owner) return !rule.asks_for_owner();
+  const TestOwner& owner = *flow.owner;
+  auto fits_id = [&](MatchKey key, const std::vector<IdRange>& ids, uint32_t id) {
+    return Fits(rule, key, ids.empty(), std::any_of(ids.begin(), ids.end(), [id](const IdRange& range) {
+                  return id >= range.first && id <= range.last;
+                }));
+  };
+  bool cgroup = false, program = false;
+  for (const CgroupMatch& match : rule.cgroups)
+    cgroup = cgroup || (match.id != 0 && IsWithin(owner.cgroup, match.path));
+  for (const ProgramMatch& match : rule.programs)
+    program = program || (match.file.inode != 0 && match.file == owner.program);
+  return fits_id(kMatchUid, rule.uids, owner.uid) && fits_id(kMatchGid, rule.gids, owner.gid) &&
+         Fits(rule, kMatchCgroup, rule.cgroups.empty(), cgroup) &&
+         Fits(rule, kMatchExe, rule.programs.empty(), program);
+}
+
 inline bool FitsLink(const Rule& rule, const TestFlow& flow) {
+  if (flow.owner) return !rule.asks_for_link();
   bool device = false, mark = false;
   for (const std::string& pattern : rule.interfaces)
     device = device || fnmatch(pattern.c_str(), flow.device.c_str(), 0) == 0;
@@ -52,7 +88,9 @@ inline bool FitsLink(const Rule& rule, const TestFlow& flow) {
               std::count(rule.macs.begin(), rule.macs.end(), flow.mac) > 0) &&
          Fits(rule, kMatchDscp, rule.dscps.empty(),
               std::count(rule.dscps.begin(), rule.dscps.end(), flow.dscp) > 0) &&
-         Fits(rule, kMatchMark, rule.marks.empty(), mark);
+         Fits(rule, kMatchMark, rule.marks.empty(), mark) &&
+         Fits(rule, kMatchVlan, rule.vlans.empty(),
+              std::count(rule.vlans.begin(), rule.vlans.end(), flow.vlan) > 0);
 }
 
 inline bool InAny(const std::vector<PortRange>& ranges, uint16_t port) {
@@ -71,7 +109,8 @@ inline bool Matches(const Rule& rule, const TestFlow& flow) {
   }
   return Fits(rule, kMatchSrc, rule.src.empty(), InAny(rule.src, flow.src)) &&
          Fits(rule, kMatchDst, rule.dst.empty(), InAny(rule.dst, flow.dst)) &&
-         InAny(rule.sports, flow.sport) && InAny(rule.dports, flow.dport) && FitsLink(rule, flow);
+         InAny(rule.sports, flow.sport) && InAny(rule.dports, flow.dport) && FitsLink(rule, flow) &&
+         FitsOwner(rule, flow);
 }
 
 }  // namespace reference
@@ -95,14 +134,12 @@ class TableInterpreter {
 
   // Index of the rule; n_rules if there is none.
   size_t Evaluate(const TestFlow& flow) const {
-    const tpx_bits* sets[] = {Set(PrefixClass(TPX_DIM_SRC, flow.src)),
-                              Set(PrefixClass(TPX_DIM_DST, flow.dst)),
-                              Set(tables_.proto_class[flow.protocol]),
-                              Set(tables_.port_class[TPX_DIM_SPORT][flow.sport]),
-                              Set(tables_.port_class[TPX_DIM_DPORT][flow.dport]),
-                              Set(tables_.dscp_class[flow.dscp]),
-                              Set(MarkClass(flow.mark)),
-                              ByMac(flow.mac)};
+    std::vector<const tpx_bits*> sets = {
+        Set(PrefixClass(TPX_DIM_SRC, flow.src)), Set(PrefixClass(TPX_DIM_DST, flow.dst)),
+        Set((flow.owner ? tables_.local_proto_class : tables_.proto_class)[flow.protocol]),
+        Set(tables_.port_class[TPX_DIM_SPORT][flow.sport]),
+        Set(tables_.port_class[TPX_DIM_DPORT][flow.dport])};
+    flow.owner ? AddOwner(*flow.owner, sets) : AddLink(flow, sets);
     uint64_t summary = ~uint64_t{0};
     for (const tpx_bits* set : sets) summary &= set->summary;
     for (; summary != 0; summary &= summary - 1) {
@@ -122,13 +159,40 @@ class TableInterpreter {
     return tables_.mark_class[fits];
   }
 
-  const tpx_bits* ByMac(const MacAddress& mac) const {
-    uint64_t value = 0;
-    memcpy(&value, mac.data(), mac.size());
-    for (const AttributeEntry& entry : attributes_) {
-      if (entry.key.attribute == TPX_ATTR_MAC && entry.key.value == value) return &entry.rules;
+  void AddLink(const TestFlow& flow, std::vector<const tpx_bits*>& sets) const {
+    sets.push_back(Set(tables_.dscp_class[flow.dscp]));
+    sets.push_back(Set(MarkClass(flow.mark)));
+    uint64_t mac = 0;
+    memcpy(&mac, flow.mac.data(), flow.mac.size());
+    AddValue(TPX_ATTR_MAC, mac, 0, sets);
+    AddValue(TPX_ATTR_DEVICE, flow.ifindex, 0, sets);
+  }
+
+  void AddOwner(const TestOwner& owner, std::vector<const tpx_bits*>& sets) const {
+    uint64_t cgroup = 0;  // the nearest one that has an entry
+    for (auto id = owner.cgroup_ids.rbegin(); id != owner.cgroup_ids.rend(); ++id) {
+      if (Find(TPX_ATTR_CGROUP, *id, 0) != nullptr) cgroup = *id;
     }
-    return Set(tables_.other_class[TPX_ATTR_MAC]);
+    AddValue(TPX_ATTR_UID, owner.uid, 0, sets);
+    AddValue(TPX_ATTR_GID, owner.gid, 0, sets);
+    AddValue(TPX_ATTR_CGROUP, cgroup, 0, sets);
+    AddValue(TPX_ATTR_EXE, owner.program.inode, owner.program.device, sets);
+  }
+
+  const tpx_bits* Find(tpx_attribute attribute, uint64_t value, uint32_t device) const {
+    for (const AttributeEntry& entry : attributes_) {
+      const tpx_attribute_key& key = entry.key;
+      if (key.attribute == attribute && key.value == value && key.device == device) return &entry.rules;
+    }
+    return nullptr;
+  }
+
+  // What no rule asks for is not looked up.
+  void AddValue(tpx_attribute attribute, uint64_t value, uint32_t device,
+                std::vector<const tpx_bits*>& sets) const {
+    if ((tables_.asks >> attribute & 1) == 0) return;
+    const tpx_bits* found = Find(attribute, value, device);
+    sets.push_back(found != nullptr ? found : Set(tables_.other_class[attribute]));
   }
 
   const tpx_bits* Set(uint32_t number) const { return &tables_.bits[number]; }

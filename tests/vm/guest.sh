@@ -58,6 +58,17 @@ proxy: {workers: 2, lease: 20s}
 END
 }
 
+configure_vlans() { # WHAT: rules for `vlan` in place of devices
+  cat >/tmp/config.yaml <<END
+version: 1
+interfaces: {lan: [lan0, "vlan*", qinq0], wan: [wan0]}
+rules:
+  - {name: by-vlan, match: {proto: tcp, vlan: $1}, action: proxy}
+default: bypass
+proxy: {workers: 2, lease: 20s}
+END
+}
+
 serving() { [ "$(tpx-bpf status --json | tr -d ' \n' | grep -o '"state":"serving"' | wc -l)" = 2 ]; }
 
 start() {
@@ -198,6 +209,54 @@ trunk() {
   check "trunk: nor a socket" none_left
 }
 
+rules() {
+  configure_vlans 100
+  needed "rules of VLANs: load" tpx-bpf load --config /tmp/config.yaml
+  needed "rules of VLANs: run" start
+  check "rules of VLANs: the one that is named is proxied" proxied tagged
+  check "rules of VLANs: untagged packets go direct" direct untagged 1
+  check "rules of VLANs: those of others go direct" direct stacked 3
+  configure_vlans "{not: [100, 200]}"
+  check "rules of VLANs: reload with those of all others" tpx-bpf reload --config /tmp/config.yaml
+  check "rules of VLANs: the one that is named goes direct" direct tagged 2
+  check "rules of VLANs: untagged packets are proxied" proxied untagged
+  check "rules of VLANs: the inner one counts" proxied stacked
+  configure_vlans "[100, 300]"
+  check "rules of VLANs: reload with two" tpx-bpf reload --config /tmp/config.yaml
+  check "rules of VLANs: the device is replaced" replace_vlan0
+  check "rules of VLANs: the new device is attached" eventually attached vlan0 qinq0
+  check "rules of VLANs: its packets are proxied" proxied tagged
+  check "rules of VLANs: so are those of the other" proxied stacked
+  check "rules of VLANs: SIGTERM ends it in peace" ended 0 TERM
+  check "rules of VLANs: detach" tpx-bpf detach
+}
+
+early() { # DEVICE XDP: where the status says that it drops early
+  tpx-bpf status | tee /tmp/status | grep -Eq "^  $1 +$2 " || { cat /tmp/status; return 1; }
+}
+
+dropped() { # NAMESPACE NUMBER
+  ! direct "$@"
+}
+
+early_drop() {
+  cat >/tmp/config.yaml <<END
+version: 1
+interfaces: {lan: [lan0, vlan0, qinq0], wan: [wan0]}
+rules:
+  - {name: nobody, match: {proto: tcp, src: [192.0.2.128/26, "2001:db8:2::/64"]}, action: drop}
+default: bypass
+xdp: native
+END
+  needed "early drop: load" tpx-bpf load --config /tmp/config.yaml
+  check "early drop: a device that carries VLANs is left to tc" early lan0 "none +it carries the VLAN"
+  check "early drop: generic where the driver has no XDP" early vlan0 "generic +native XDP failed"
+  check "early drop: whom the rule is about" dropped tagged 2
+  check "early drop: nobody else on the trunk" direct untagged 1
+  check "early drop: nor in another VLAN" direct stacked 3
+  check "early drop: detach" tpx-bpf detach
+}
+
 # A VLAN device may go at any time, and takes its hook with it.
 gone() {
   configure vlan0
@@ -217,6 +276,8 @@ needed "direct: 802.1Q in 802.1ad" eventually direct stacked 3
 vlan
 qinq
 trunk
+rules
+early_drop
 gone
 dmesg >/tmp/dmesg
 check "the kernel has nothing to complain of" \

@@ -34,15 +34,24 @@ prepare() {
   done
 }
 
+near_client() { # GATEWAY-DEVICE NUMBER
+  ip link set "$1" up
+  ip addr add 192.0.2.$((64 * $2 + 1))/26 dev "$1"
+  ip addr add "2001:db8:$2::1/64" dev "$1"
+}
+
 client() { # NAMESPACE ITS-DEVICE GATEWAY-DEVICE NUMBER
-  ip link set "$3" up
-  ip addr add 192.0.2.$((64 * $4 + 1))/26 dev "$3"
-  ip addr add "2001:db8:$4::1/64" dev "$3"
+  near_client "$3" "$4"
   ip -n "$1" link set "$2" up
   ip -n "$1" addr add 192.0.2.$((64 * $4 + 2))/26 dev "$2"
   ip -n "$1" addr add "2001:db8:$4::2/64" dev "$2"
   ip -n "$1" route add default via 192.0.2.$((64 * $4 + 1))
   ip -n "$1" -6 route add default via "2001:db8:$4::1"
+}
+
+# Another device, with another number, by the same name.
+replace_vlan0() {
+  ip link del vlan0 && ip link add link lan0 name vlan0 type vlan id 100 && near_client vlan0 2
 }
 
 # A device for VLAN 0 marks what it sends with a priority only; the answers come back untagged,

@@ -33,6 +33,10 @@ inline absl::StatusOr<Map<tpx_addr, uint32_t>> OpenLocal(const std::string& pins
 inline absl::StatusOr<Map<tpx_flow, tpx_verdict>> OpenFlows(const std::string& pins, Access access) {
   return Map<tpx_flow, tpx_verdict>::OpenPinned(pins + "/tpx_flows", BPF_MAP_TYPE_LRU_HASH, access);
 }
+// Key: a descriptor of the socket.
+inline absl::StatusOr<Map<int, tpx_socket>> OpenSockets(const std::string& pins, Access access) {
+  return Map<int, tpx_socket>::OpenPinned(pins + "/tpx_sockets", BPF_MAP_TYPE_SK_STORAGE, access);
+}
 // Per CPU: what tc decided, index by the flow's hash.
 inline absl::StatusOr<PerCpuArray<tpx_handoff>> OpenHandoff(const std::string& pins, Access access) {
   return PerCpuArray<tpx_handoff>::OpenPinned(pins + "/tpx_handoff", access);

@@ -48,6 +48,8 @@ struct StateSnapshot {
   uint32_t sk_lookup_program_id = 0;
   std::vector<DeviceState> devices;
   std::vector<EarlyDropState> early;  // of LAN devices
+  policy::Local local;                // as far as it could be had
+  bool local_attached = false;
   std::vector<RouteState> rules, routes;
   // Index into tpx_rule_hits by rule name; while a reload runs, of both its generations.
   std::map<std::string, uint32_t> rule_counters;

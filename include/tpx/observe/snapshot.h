@@ -16,7 +16,7 @@ namespace tpx::observe {
 // tpx_counters.def.
 struct ReasonName {
   const char* name;    // "rule_proxy"
-  const char* hook;    // "tc", "lookup"
+  const char* hook;    // "tc", "lookup", "local"
   const char* effect;  // "pass", "steer", "drop", "answer"
   const char* text;
 };

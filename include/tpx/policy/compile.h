@@ -31,9 +31,10 @@ struct CompiledPolicy {
 struct DeviceName {
   std::string name;
   uint32_t ifindex = 0;
+  uint16_t vlan = 0;  // of a device for one VLAN; else 0
 };
 
-// The entries of those devices that some rule's interface accepts or negates.
+// The entries of devices; none where no rule asks for interface or vlan.
 // Pure function as well: whoever follows the devices keeps them up to date.
 std::vector<AttributeEntry> DeviceEntries(const Policy& policy, const std::vector<DeviceName>& devices);
 

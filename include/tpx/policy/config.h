@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
-#include <array>
 #include <cstddef>
 #include <cstdint>
 #include <string>
@@ -9,6 +8,7 @@
 #include <vector>
 
 #include "tpx/base/address.h"
+#include "tpx/base/mac.h"
 #include "tpx_abi.h"
 
 namespace tpx::policy {
@@ -26,7 +26,34 @@ struct MarkMatch {
   friend bool operator==(const MarkMatch&, const MarkMatch&) = default;
 };
 
-using MacAddress = std::array<uint8_t, 6>;
+using ::tpx::MacAddress;
+
+// Inclusive range of ids of users or groups.
+struct IdRange {
+  uint32_t first = 0, last = 0;
+  friend bool operator==(const IdRange&, const IdRange&) = default;
+};
+
+// A cgroup of version 2 and all below it.
+struct CgroupMatch {
+  std::string path{};  // below the root, which is "/"
+  uint64_t id = 0;     // 0: there was none when the rules were read
+  friend bool operator==(const CgroupMatch&, const CgroupMatch&) = default;
+};
+
+// A file, as tpx_owner has it.
+struct FileId {
+  uint64_t inode = 0;
+  uint32_t device = 0;
+  friend bool operator==(const FileId&, const FileId&) = default;
+};
+
+// The program that a process runs.
+struct ProgramMatch {
+  std::string path{};
+  FileId file{};  // inode 0: there was none when the rules were read
+  friend bool operator==(const ProgramMatch&, const ProgramMatch&) = default;
+};
 
 // The keys of a match, as bits of Rule::negated.
 enum MatchKey : uint32_t {
@@ -39,6 +66,11 @@ enum MatchKey : uint32_t {
   kMatchMac = 1 << 6,
   kMatchDscp = 1 << 7,
   kMatchMark = 1 << 8,
+  kMatchVlan = 1 << 9,
+  kMatchUid = 1 << 10,
+  kMatchGid = 1 << 11,
+  kMatchCgroup = 1 << 12,
+  kMatchExe = 1 << 13,
 };
 
 // New flows that one source may begin: an address of IPv4, a /64 of IPv6.
@@ -61,6 +93,11 @@ struct Rule {
   std::vector<MacAddress> macs{};         // of the sender
   std::vector<uint8_t> dscps{};           // 0 to 63
   std::vector<MarkMatch> marks{};
+  std::vector<uint16_t> vlans{};  // of the device; 1 to 4094
+  // The process on the gateway that the flow belongs to.
+  std::vector<IdRange> uids{}, gids{};
+  std::vector<CgroupMatch> cgroups{};
+  std::vector<ProgramMatch> programs{};
   uint32_t negated = 0;  // MatchKey bits: what is listed is what is not accepted
   tpx_action action = TPX_ACTION_BYPASS;
   tpx_fail_mode fail_mode = TPX_FAIL_OPEN;
@@ -75,7 +112,11 @@ struct Rule {
   bool is_proxied() const { return action == TPX_ACTION_PROXY || action == TPX_ACTION_REDIRECT; }
   bool negates(MatchKey key) const { return (negated & key) != 0; }
   bool asks_for_link() const {
-    return !(interfaces.empty() && macs.empty() && dscps.empty() && marks.empty());
+    return !(interfaces.empty() && macs.empty() && dscps.empty() && marks.empty() && vlans.empty());
+  }
+  // Such a rule never matches a packet, as one that asks for the link never matches a local flow.
+  bool asks_for_owner() const {
+    return !(uids.empty() && gids.empty() && cgroups.empty() && programs.empty());
   }
   friend bool operator==(const Rule&, const Rule&) = default;
 };
@@ -111,6 +152,9 @@ struct Steering {
   uint32_t route_table = 2184;
   uint32_t rule_priority = 100;
   AttachMode attach = AttachMode::kAuto;
+
+  // On the gateway's own sockets whose flows are proxied: the bits of both.
+  uint32_t local_mark() const { return steer_mark | own_mark; }
   friend bool operator==(const Steering&, const Steering&) = default;
 };
 
@@ -141,6 +185,13 @@ struct Proxy {
   friend bool operator==(const Proxy&, const Proxy&) = default;
 };
 
+// Flows that begin on the gateway itself, in a cgroup or below it.
+struct Local {
+  bool enabled = false;
+  std::string cgroup = "/";  // below the root of cgroup v2
+  friend bool operator==(const Local&, const Local&) = default;
+};
+
 // A set that the configuration keeps in a file of its own.
 struct SetFile {
   std::string name, path;  // as the configuration names them
@@ -152,6 +203,7 @@ struct Config {
   std::string file{};  // absolute path of what was read; empty where it was no file
   std::vector<SetFile> set_files{};
   Interfaces interfaces;
+  Local local;
   Policy policy;
   XdpMode xdp = XdpMode::kAuto;
   Steering steering;

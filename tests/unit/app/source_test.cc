@@ -61,6 +61,33 @@ TEST_F(SourceTest, SetFilesAreRelativeToTheConfiguration) {
   EXPECT_EQ(source->config.policy.rules.front().dst.size(), 1u);
 }
 
+TEST_F(SourceTest, OwnersAreThoseOfThisMachine) {
+  Write("config.yaml",
+        "version: 1\ninterfaces: {lan: a}\nlocal: true\n"
+        "rules:\n  - {name: r, match: {uid: daemon, gid: daemon, exe: /proc/self/exe,\n"
+        "     cgroup: /tpx-there-is-none}, action: drop}\n");
+  auto source = FindSource({.config = Path("config.yaml"), .lan = {}, .wan = {}}, kNowhere, false);
+  ASSERT_TRUE(source.ok()) << source.status();
+  const policy::Rule& rule = source->config.policy.rules.front();
+  EXPECT_EQ(rule.uids, (std::vector<policy::IdRange>{{1, 1}}));
+  EXPECT_EQ(rule.gids, (std::vector<policy::IdRange>{{1, 1}}));
+  struct stat self {};
+  ASSERT_EQ(stat("/proc/self/exe", &self), 0);
+  EXPECT_EQ(rule.programs.front().file.inode, self.st_ino);
+  EXPECT_EQ(rule.cgroups.front().id, 0u);
+  EXPECT_THAT(
+      source->warnings,
+      ::testing::ElementsAre(HasSubstr("config.yaml:6:14: cgroup: '/tpx-there-is-none' does not exist")));
+}
+
+TEST_F(SourceTest, AUserThatDoesNotExistIsAnErrorWithItsPlace) {
+  Write("config.yaml",
+        "version: 1\ninterfaces: {lan: a}\nlocal: true\n"
+        "rules:\n  - {name: r, match: {uid: tpx-none}, action: drop}\n");
+  auto source = FindSource({.config = Path("config.yaml"), .lan = {}, .wan = {}}, kNowhere, false);
+  EXPECT_THAT(source.status().message(), HasSubstr("config.yaml:5:28: uid: there is no user 'tpx-none'"));
+}
+
 TEST_F(SourceTest, AFileThatEverybodyMayWriteIsRefused) {
   Write("config.yaml", "version: 1\ninterfaces: {lan: a}\n", 0666);
   auto source = FindSource({.config = Path("config.yaml"), .lan = {}, .wan = {}}, kNowhere, false);

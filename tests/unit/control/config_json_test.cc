@@ -10,8 +10,9 @@ namespace {
 // field that is added does not compile here until it is given a value too.
 policy::Rule FullRule() {
   policy::Rule rule;
-  auto& [name, protocols, src, dst, sports, dports, interfaces, macs, dscps, marks, negated, action,
-         fail_mode, source, mapping, target, limit, matches_nothing, line, column] = rule;
+  auto& [name, protocols, src, dst, sports, dports, interfaces, macs, dscps, marks, vlans, uids, gids,
+         cgroups, programs, negated, action, fail_mode, source, mapping, target, limit, matches_nothing, line,
+         column] = rule;
   name = "w\"eb \xc3\xa4";
   protocols = {6, 17};
   src = {*Prefix::Parse("192.0.2.0/24"), *Prefix::Parse("2001:db8::/32")};
@@ -22,6 +23,11 @@ policy::Rule FullRule() {
   macs = {{0, 0x11, 0x22, 0x33, 0x44, 0xff}};
   dscps = {0, 46};
   marks = {{1, 0xff}, {0, 0xffffffff}};
+  vlans = {1, 4094};
+  uids = {{0, 0}, {1000, 0xfffffffe}};
+  gids = {{5, 7}};
+  cgroups = {{.path = "/a b/\xc3\xa4", .id = 0xffffffffffff}, {.path = "/", .id = 1}};
+  programs = {{.path = "/usr/bin/curl", .file = {.inode = 0xffffffffffff, .device = 0xffffffff}}};
   negated = policy::kMatchSrc | policy::kMatchMark;
   limit = {100, 200, 60};
   action = TPX_ACTION_REDIRECT;
@@ -54,6 +60,7 @@ policy::Config Full() {
   config.file = "/etc/a b/config.yaml";
   config.set_files = {{.name = "blocked", .path = "lists/blocked.txt", .prefixes = 1'000'000}};
   config.interfaces = {.lan = {"eth1", "veth*"}, .wan = {"eth0"}};
+  config.local = {.enabled = true, .cgroup = "/user.slice"};
   config.steering = {.mark_mask = 0xf0,
                      .steer_mark = 0x10,
                      .own_mark = 0x20,

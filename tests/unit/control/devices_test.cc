@@ -64,6 +64,18 @@ TEST(ResolveDevices, TellsMissingNamesFromUnmatchedPatterns) {
   EXPECT_THAT(r.devices, IsEmpty());
 }
 
+TEST(NamesOf, TellsTheVlanOfADevice) {
+  const std::vector<sys::LinkInfo> links = {{.index = 2, .name = "eth0"},
+                                            {.index = 7, .name = "guests", .vlan = 100}};
+  const Resolution r = ResolveDevices({.lan = {"guests"}, .wan = {"eth0"}}, links);
+  const auto names = NamesOf(r.devices, links);
+  ASSERT_EQ(names.size(), 2u);
+  EXPECT_EQ(names[0].vlan, 0);
+  EXPECT_EQ(names[1].name, "guests");
+  EXPECT_EQ(names[1].ifindex, 7u);
+  EXPECT_EQ(names[1].vlan, 100);
+}
+
 TEST(CheckResolution, NamesSimilarDevicesOrAll) {
   const auto message = [](const char* name) {
     return std::string(CheckResolution(ResolveDevices({.lan = {name}, .wan = {}}, kLinks), kLinks).message());

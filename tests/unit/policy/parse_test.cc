@@ -39,6 +39,7 @@ TEST(ParseConfig, ReadsEveryKey) {
   const Config& c = result.config;
   EXPECT_THAT(c.interfaces.lan, ElementsAre("eth1", "veth*"));
   EXPECT_THAT(c.interfaces.wan, ElementsAre("eth0"));
+  EXPECT_EQ(c.local, (Local{.enabled = true, .cgroup = "/user.slice"}));
   EXPECT_EQ(c.steering, (Steering{0x0f000000, 0x01000000, 0x02000000, 300, 50, AttachMode::kClsact}));
   EXPECT_EQ(c.xdp, XdpMode::kNative);
   Timeouts timeouts{.connect_ms = 500,
@@ -59,7 +60,7 @@ TEST(ParseConfig, ReadsEveryKey) {
                             .max_udp_sessions_per_client = 500,
                             .udp_reply_sockets = 256,
                             .timeouts = timeouts}));
-  ASSERT_EQ(c.policy.rules.size(), 13u);
+  ASSERT_EQ(c.policy.rules.size(), 15u);
   EXPECT_EQ(c.policy.rules[0], (Rule{.name = "blocked",
                                      .dst = Nets({"198.51.100.7", "203.0.113.0/24", "2001:db8:bad::/48"}),
                                      .action = TPX_ACTION_DROP,
@@ -90,8 +91,17 @@ TEST(ParseConfig, ReadsEveryKey) {
                                      .line = 17,
                                      .column = 5}));
   EXPECT_EQ(c.policy.rules[7].target, (Endpoint{*IpAddr::Parse("::1"), 53}));
-  EXPECT_THAT(c.policy.rules[11].protocols, ElementsAre(47, 132));
-  EXPECT_EQ(c.policy.rules[12], (Rule{.name = "default"}));
+  EXPECT_EQ(c.policy.rules[11], (Rule{.name = "guests", .vlans = {100, 4094}, .line = 34, .column = 5}));
+  EXPECT_EQ(c.policy.rules[12], (Rule{.name = "own",
+                                      .uids = {{1000, 1000}, {33, 33}, {2000, 2010}},
+                                      .gids = {{0, 0}, {50, 50}},
+                                      .cgroups = {{"/user.slice", 10}, {"/system.slice", 20}},
+                                      .programs = {{"/usr/bin/curl", {100, 7}}, {"/usr/bin/dig", {101, 7}}},
+                                      .negated = kMatchGid | kMatchExe,
+                                      .line = 35,
+                                      .column = 5}));
+  EXPECT_THAT(c.policy.rules[13].protocols, ElementsAre(47, 132));
+  EXPECT_EQ(c.policy.rules[14], (Rule{.name = "default"}));
 }
 
 TEST(ParseConfig, KeepsTheDefaultsOfWhatIsNotWritten) {
@@ -99,6 +109,17 @@ TEST(ParseConfig, KeepsTheDefaultsOfWhatIsNotWritten) {
   EXPECT_EQ(c.steering, Steering());
   EXPECT_EQ(c.proxy, Proxy());
   EXPECT_THAT(c.policy.rules, ElementsAre(Rule{.name = "default", .action = TPX_ACTION_BYPASS}));
+}
+
+TEST(ParseConfig, LocalFlowsAreOffUnlessTheFileNamesThem) {
+  auto local = [](std::string_view text) { return Parsed(StrCat(kHead, text)).local; };
+  EXPECT_EQ(local(""), (Local{.enabled = false, .cgroup = "/"}));
+  EXPECT_EQ(local("local: false\n"), (Local{.enabled = false, .cgroup = "/"}));
+  EXPECT_EQ(local("local: true\n"), (Local{.enabled = true, .cgroup = "/"}));
+  EXPECT_EQ(local("local: {}\n"), (Local{.enabled = true, .cgroup = "/"}));
+  EXPECT_EQ(local("local: {cgroup: /}\n"), (Local{.enabled = true, .cgroup = "/"}));
+  EXPECT_EQ(local("local: {cgroup: /a.slice/b@1.service}\n"),
+            (Local{.enabled = true, .cgroup = "/a.slice/b@1.service"}));
 }
 
 TEST(ParseConfig, ProxyingByDefaultConcernsTcpAndUdp) {

@@ -52,6 +52,7 @@ const std::string kHead = "version: 1\ninterfaces: {lan: eth1}\n";
 std::vector<Mapping> Mappings() {
   return {{"", kHead + "'@': 1\n"},
           {"/properties/interfaces", "version: 1\ninterfaces: {lan: eth1, '@': 1}\n"},
+          {"/$defs/local", kHead + "local: {'@': 1}\n"},
           {"/properties/steering", kHead + "steering: {'@': 1}\n"},
           {"/properties/proxy", kHead + "proxy: {'@': 1}\n"},
           {"/properties/proxy/properties/keepalive", kHead + "proxy: {keepalive: {'@': 1}}\n"},
