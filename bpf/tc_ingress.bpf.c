@@ -38,15 +38,6 @@ static __always_inline void hand_off(const struct tpx_flow *flow, const struct t
   slot->verdict = *v;
 }
 
-/* For those who listen. */
-static __always_inline void note_rule(struct packet *p, const struct tpx_verdict *v) {
-  p->is_ruled = 1;
-  p->is_logged = v->logs;
-  p->counter = v->counter;
-  p->action = v->action;
-  p->worker = is_steered(v) ? v->worker : TPX_NO_WORKER;
-}
-
 /* Asks the policy about the first packet of a flow. */
 static __noinline int judge_new_flow(struct __sk_buff *skb, struct packet *p, struct tpx_verdict *v) {
   if (!p || !v) return TPX_R_MALFORMED;

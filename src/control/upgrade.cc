@@ -63,12 +63,9 @@ absl::Status Swap(Site& site, const State& state, const bpf::Object& object, con
                                           .pins = stage});
   if (status.ok()) return status;
   const absl::Status cause = Annotate(status, site.journal.doing());
-  const absl::Status back = ReplaceAll(site, state,
-                                       {.lan = lan.get(),
-                                        .wan = wan.get(),
-                                        .sk_lookup = lookup.get(),
-                                        .xdp = xdp.get(),
-                                        .pins = site.pins});
+  const absl::Status back = ReplaceAll(
+      site, state,
+      {.lan = lan.get(), .wan = wan.get(), .sk_lookup = lookup.get(), .xdp = xdp.get(), .pins = site.pins});
   return absl::Status(cause.code(),
                       back.ok() ? StrCat(cause.message(), "; the old programs run on")
                                 : StrCat(cause.message(), "; and putting the old programs back failed: ",

@@ -20,7 +20,9 @@ constexpr const char* kSwitchedOff = "switched off by the configuration";
 constexpr std::string_view kDispatcher = "xdp_dispatcher";  // of libxdp
 
 bool Drops(const policy::Rule& rule) {
-  return !rule.matches_nothing && (rule.action == TPX_ACTION_DROP || rule.limit.penalty_s != 0);
+  // What asks for a process is of local flows.
+  return !rule.matches_nothing && !rule.asks_for_owner() &&
+         (rule.action == TPX_ACTION_DROP || rule.limit.penalty_s != 0);
 }
 
 XdpLadder AutomaticLadder(const sys::LinkInfo& link) {

@@ -232,6 +232,32 @@ rules() {
   check "rules of VLANs: detach" tpx-bpf detach
 }
 
+early() { # DEVICE XDP: where the status says that it drops early
+  tpx-bpf status | tee /tmp/status | grep -Eq "^  $1 +$2 " || { cat /tmp/status; return 1; }
+}
+
+dropped() { # NAMESPACE NUMBER
+  ! direct "$@"
+}
+
+early_drop() {
+  cat >/tmp/config.yaml <<END
+version: 1
+interfaces: {lan: [lan0, vlan0, qinq0], wan: [wan0]}
+rules:
+  - {name: nobody, match: {proto: tcp, src: [192.0.2.128/26, "2001:db8:2::/64"]}, action: drop}
+default: bypass
+xdp: native
+END
+  needed "early drop: load" tpx-bpf load --config /tmp/config.yaml
+  check "early drop: a device that carries VLANs is left to tc" early lan0 "none +it carries the VLAN"
+  check "early drop: generic where the driver has no XDP" early vlan0 "generic +native XDP failed"
+  check "early drop: whom the rule is about" dropped tagged 2
+  check "early drop: nobody else on the trunk" direct untagged 1
+  check "early drop: nor in another VLAN" direct stacked 3
+  check "early drop: detach" tpx-bpf detach
+}
+
 # A VLAN device may go at any time, and takes its hook with it.
 gone() {
   configure vlan0
@@ -252,6 +278,7 @@ vlan
 qinq
 trunk
 rules
+early_drop
 gone
 dmesg >/tmp/dmesg
 check "the kernel has nothing to complain of" \
