@@ -7,6 +7,7 @@
 
 #include "kernel_socket.h"
 #include "policy.h"
+#include "tpx_local_trial.h"
 
 struct super_block {
   __u32 s_dev;
@@ -38,22 +39,22 @@ static __always_inline void load_exe(struct tpx_owner *owner) {
   owner->exe_device = BPF_CORE_READ(inode, i_sb, s_dev);
 }
 
-/* Deeper than cgroups are nested in practice; a process below gets the rules of its ancestor here. */
-#define CGROUP_LEVELS 32
+static __noinline int is_named_cgroup(__u64 id) {
+  struct tpx_attribute_key key = {.value = id, .attribute = TPX_ATTR_CGROUP};
+  __u32 slot = live_generation() & 1;
+  void *attributes = bpf_map_lookup_elem(&tpx_attributes, &slot);
+
+  return attributes && bpf_map_lookup_elem(attributes, &key);
+}
 
 /* The nearest cgroup upwards that rules name. */
 static __noinline __u64 nearest_cgroup(void) {
-  struct tpx_attribute_key key = {.attribute = TPX_ATTR_CGROUP};
-  __u32 slot = live_generation() & 1;
-  __u64 nearest = 0;
-  void *attributes;
+  __u64 nearest = 0, id;
 
-  attributes = bpf_map_lookup_elem(&tpx_attributes, &slot);
-  if (!attributes) return 0;
-  for (int level = 0; level < CGROUP_LEVELS; level++) {
-    key.value = bpf_get_current_ancestor_cgroup_id(level);
-    if (!key.value) break;
-    if (bpf_map_lookup_elem(attributes, &key)) nearest = key.value;
+  for (int level = 0; level < TPX_CGROUP_LEVELS; level++) {
+    id = bpf_get_current_ancestor_cgroup_id(level);
+    if (!id) break;
+    if (is_named_cgroup(id)) nearest = id;
   }
   return nearest;
 }

@@ -4,7 +4,9 @@
 #include <arpa/inet.h>
 #include <netinet/in.h>
 
+#include "absl/strings/numbers.h"
 #include "absl/strings/str_format.h"
+#include "owner_lookup.h"
 #include "tpx/app/source.h"
 #include "tpx/app/view.h"
 #include "tpx/base/status.h"
@@ -17,7 +19,8 @@ using control::Explanation;
 using control::TrialFlow;
 
 bool IsDown(tpx_reason reason) {
-  return reason == TPX_R_DOWN_OPEN || reason == TPX_R_DOWN_CLOSED || reason == TPX_R_DOWN_RESET;
+  return reason == TPX_R_LO_DOWN_OPEN || reason == TPX_R_LO_DOWN_CLOSED || reason == TPX_R_LO_DOWN_RESET ||
+         reason == TPX_R_DOWN_OPEN || reason == TPX_R_DOWN_CLOSED || reason == TPX_R_DOWN_RESET;
 }
 
 bool IsBusy(tpx_reason reason) {
@@ -44,6 +47,9 @@ const char* VerdictOf(const FlowExplained& e) {
 std::string OutcomeOf(const FlowExplained& e, const TrialFlow& flow) {
   const std::string_view verdict = e.verdict;
   if (verdict == "direct") return "left to the kernel";
+  if (flow.owner && verdict == "drop") return "the call fails with EPERM";
+  if (flow.owner && verdict == "reject") return "the call fails with ECONNREFUSED";
+  if (flow.owner && verdict == "redirect") return "sent to the rule's target, without a worker";
   if (verdict == "drop") return "discarded, nobody is told";
   if (verdict == "reject")
     return flow.proto == IPPROTO_TCP ? "answered with a RST" : "answered with an ICMP error";
@@ -79,8 +85,32 @@ std::string WorkersStep(const FlowExplained& e) {
   return StrCat("a worker takes it", alive);
 }
 
+std::string OwnerStep(const TrialFlow& flow) {
+  const control::TrialOwner& owner = *flow.owner;
+  return StrCat("a process of user ", owner.uid, " and group ", owner.gid, " in cgroup ", owner.cgroup,
+                owner.exe.empty() ? "" : StrCat(" running ", owner.exe),
+                flow.proto == IPPROTO_TCP ? " connects to " : " sends a datagram to ", flow.dst.ToString());
+}
+
+// As StepsOf, of a flow that begins on the gateway itself.
+std::vector<std::string> LocalStepsOf(const FlowExplained& e, const TrialFlow& flow) {
+  const tpx_reason reason = e.facts.reason;
+  const std::string dst = flow.dst.addr.ToString();
+  std::vector<std::string> steps = {OwnerStep(flow)};
+  auto add = [&steps](std::string step) { steps.push_back(std::move(step)); };
+  if (reason == TPX_R_LO_SPECIAL_ADDRESS) return add(StrCat(dst, " is a special address")), steps;
+  add(StrCat(dst, " is no special address"));
+  if (reason == TPX_R_LO_OWN_ADDRESS) return add(StrCat(dst, " is an address of the gateway")), steps;
+  add(StrCat(dst, " is no address of the gateway"));
+  if (!e.facts.rule) return add(e.reason.text), steps;
+  add(RuleStep(e));
+  if (e.facts.rule->action == TPX_ACTION_PROXY) add(WorkersStep(e));
+  return steps;
+}
+
 // In the order in which the programs decide, up to what ended it.
 std::vector<std::string> StepsOf(const FlowExplained& e, const TrialFlow& flow) {
+  if (flow.owner) return LocalStepsOf(e, flow);
   const tpx_reason reason = e.facts.reason;
   const std::string src = flow.src.addr.ToString(), dst = flow.dst.addr.ToString();
   const bool portless = flow.proto == IPPROTO_ICMP;
@@ -112,6 +142,22 @@ absl::StatusOr<Explanation> Ask(const control::Paths& paths, const std::string& 
 }
 
 }  // namespace
+
+absl::StatusOr<control::TrialOwner> FindOwner(const OwnerNames& names) {
+  const policy::OwnerLookup lookup = SystemOwners();
+  control::TrialOwner owner{
+      .uid = 0, .gid = 0, .cgroup = names.cgroup.empty() ? "/" : names.cgroup, .exe = names.program};
+  if (!names.user.empty() && !absl::SimpleAtoi(names.user, &owner.uid)) {
+    TPX_ASSIGN_OR_RETURN(owner.uid, lookup.user(names.user));
+  }
+  if (!names.group.empty() && !absl::SimpleAtoi(names.group, &owner.gid)) {
+    TPX_ASSIGN_OR_RETURN(owner.gid, lookup.group(names.group));
+  }
+  if (owner.cgroup.starts_with('/')) return owner;
+  return absl::InvalidArgumentError(
+      StrCat("--cgroup ", Quote(owner.cgroup),
+             ": expected a path below the root of cgroup v2, such as /system.slice"));
+}
 
 absl::StatusOr<FlowExplained> ExplainFlow(const control::Paths& paths, const std::string& candidate_file,
                                           const control::TrialFlow& flow) {

@@ -72,6 +72,7 @@ absl::StatusOr<Object> Object::Open(const Knobs& knobs) {
   object.skeleton_->rodata->tpx_own_mark = knobs.own_mark;
   object.skeleton_->rodata->tpx_sees_no_socket = knobs.sees_no_socket ? 1 : 0;
   bpf_program__set_autoload(object.skeleton_->progs.tpx_judge, false);
+  bpf_program__set_autoload(object.skeleton_->progs.tpx_try_local, false);
   bpf_map__set_autocreate(object.skeleton_->maps.tpx_questions, false);
   return object;
 }
@@ -114,7 +115,9 @@ absl::StatusOr<Object> Object::LoadForTrial(const std::string& dir, std::span<co
   TPX_ASSIGN_OR_RETURN(Object object, Open(knobs));
   bpf_program* program = nullptr;
   bpf_object__for_each_program(program, object.skeleton_->obj) {
-    bpf_program__set_autoload(program, program == object.skeleton_->progs.tpx_lan);
+    const bool asked =
+        program == object.skeleton_->progs.tpx_lan || program == object.skeleton_->progs.tpx_try_local;
+    bpf_program__set_autoload(program, asked);
   }
   for (const char* name : shared) {
     bpf_map* map = bpf_object__find_map_by_name(object.skeleton_->obj, name);
@@ -146,6 +149,7 @@ int Object::lan_fd() const { return bpf_program__fd(skeleton_->progs.tpx_lan); }
 int Object::wan_fd() const { return bpf_program__fd(skeleton_->progs.tpx_wan); }
 int Object::xdp_fd() const { return bpf_program__fd(skeleton_->progs.tpx_xdp_early); }
 int Object::sk_lookup_fd() const { return bpf_program__fd(skeleton_->progs.tpx_sk_lookup); }
+int Object::try_local_fd() const { return bpf_program__fd(skeleton_->progs.tpx_try_local); }
 int Object::judge_fd() const { return bpf_program__fd(skeleton_->progs.tpx_judge); }
 
 absl::Status Object::PinMaps(const std::string& dir) const {

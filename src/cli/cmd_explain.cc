@@ -29,6 +29,14 @@ Json SteeredToJson(const app::FlowExplained& explained) {
           {"source", steered.source == TPX_SOURCE_PRESERVE ? "preserve" : "masquerade"}};
 }
 
+Json OwnerToJson(const control::TrialFlow& flow) {
+  if (!flow.owner) return nullptr;
+  return {{"uid", flow.owner->uid},
+          {"gid", flow.owner->gid},
+          {"cgroup", flow.owner->cgroup},
+          {"exe", flow.owner->exe.empty() ? Json(nullptr) : Json(flow.owner->exe)}};
+}
+
 Json ToJson(const app::FlowExplained& explained, const control::TrialFlow& flow, const Options& options) {
   const control::Explanation& facts = explained.facts;
   const bool ports = flow.proto != IPPROTO_ICMP;
@@ -36,8 +44,9 @@ Json ToJson(const app::FlowExplained& explained, const control::TrialFlow& flow,
            {{"proto", options.flow.proto},
             {"src", ports ? flow.src.ToString() : flow.src.addr.ToString()},
             {"dst", ports ? flow.dst.ToString() : flow.dst.addr.ToString()},
-            {"device", facts.device},
-            {"mark", flow.mark}}},
+            {"device", facts.device.empty() ? Json(nullptr) : Json(facts.device)},
+            {"mark", flow.mark},
+            {"owner", OwnerToJson(flow)}}},
           {"verdict", explained.verdict},
           {"outcome", explained.outcome},
           {"rule", RuleToJson(explained)},

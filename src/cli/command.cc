@@ -43,7 +43,10 @@ constexpr Command kCommands[] = {
      "or, with --config, as if that file were; with the workers that are there. Changes nothing, no counter "
      "either. Examples: 'tpx-bpf explain tcp 192.0.2.2:40000 203.0.113.5:443', "
      "'tpx-bpf explain udp [2001:db8::2]:5000 [2001:db8:1::1]:53', 'tpx-bpf explain icmp 192.0.2.2 "
-     "203.0.113.5'. With --diff, which of the flows that are there FILE would judge otherwise: proxied TCP "
+     "203.0.113.5'. With --uid, --gid, --cgroup or --exe it is a process of the gateway that begins the "
+     "flow: "
+     "'tpx-bpf explain --uid unbound udp 0.0.0.0 203.0.113.5:53'. With --diff, which of the flows that are "
+     "there FILE would judge otherwise: proxied TCP "
      "sessions and all UDP.",
      kConfig | kFlow | kJson, RunExplain},
     {"trace", "shows what becomes of packets as it is decided, a line each",
@@ -104,6 +107,11 @@ void AddOptions(CLI::App& app, unsigned accepts, Options& options) {
     app.add_option("--in", flow.device, "device that it comes in by; else the first LAN device")
         ->type_name("DEV");
     app.add_option("--mark", flow.mark, "mark that the packet has")->type_name("N");
+    app.add_option("--uid", flow.uid, "a process of the gateway begins it, of this user")->type_name("USER");
+    app.add_option("--gid", flow.gid, "of this group; as --uid, 0 where only others are given")
+        ->type_name("GROUP");
+    app.add_option("--cgroup", flow.cgroup, "in this cgroup; /")->type_name("PATH");
+    app.add_option("--exe", flow.exe, "running this program")->type_name("PATH");
     app.add_option("--mac", flow.mac, "link address of the sender")->type_name("ADDR");
     app.add_option("--diff", options.diff, "in place of a flow: those that FILE would judge otherwise")
         ->type_name("FILE");
@@ -147,6 +155,7 @@ std::string FaultOfExplain(const Options& options, unsigned accepts) {
   const FlowOptions& flow = options.flow;
   const bool diff = !options.diff.empty();
   const bool other = !(flow.proto.empty() && flow.device.empty() && flow.mark.empty() && flow.mac.empty() &&
+                       flow.uid.empty() && flow.gid.empty() && flow.cgroup.empty() && flow.exe.empty() &&
                        options.config.empty());
   if (diff && other)
     return "--diff is about all flows by one file: no flow, --in, --mark, --mac or --config beside it";

@@ -9,6 +9,7 @@
 #include "absl/strings/ascii.h"
 #include "absl/strings/numbers.h"
 #include "absl/strings/strip.h"
+#include "tpx/app/explain.h"
 #include "tpx/base/mac.h"
 #include "tpx/base/status.h"
 #include "tpx/base/strings.h"
@@ -109,6 +110,15 @@ absl::StatusOr<control::TrialFlow> ParseFlow(const FlowOptions& options) {
       return absl::InvalidArgumentError(StrCat("--mac ", Quote(options.mac), ": expected 00:00:5e:00:53:01"));
     flow.mac = *mac;
   }
+  if (options.uid.empty() && options.gid.empty() && options.cgroup.empty() && options.exe.empty())
+    return flow;
+  if (!options.device.empty() || !options.mark.empty() || !options.mac.empty() || flow.proto == IPPROTO_ICMP)
+    return absl::InvalidArgumentError(
+        "a process of the gateway begins TCP and UDP flows, which come in by no device and have no mark");
+  TPX_ASSIGN_OR_RETURN(
+      flow.owner,
+      app::FindOwner(
+          {.user = options.uid, .group = options.gid, .cgroup = options.cgroup, .program = options.exe}));
   return flow;
 }
 

@@ -21,6 +21,8 @@
 #include "tpx/bpf/maps.h"
 #include "tpx/bpf/object.h"
 #include "tpx/bpf/trial.h"
+#include "tpx/sys/cgroup.h"
+#include "tpx/sys/identity.h"
 #include "tpx/sys/mount.h"
 #include "trial_frame.h"
 
@@ -146,13 +148,56 @@ absl::StatusOr<std::optional<tpx_verdict>> ReadVerdict(const std::string& pins, 
   return std::nullopt;
 }
 
+// The ids of a cgroup and those above it, from the root on.
+absl::Status FillCgroups(const std::string& path, tpx_local_trial& trial) {
+  size_t level = 0;
+  for (size_t end = 1; level < TPX_CGROUP_LEVELS; ++level) {
+    TPX_ASSIGN_OR_RETURN(trial.cgroup[level], sys::CgroupId(level == 0 ? "/" : path.substr(0, end)));
+    if (end >= path.size()) return absl::OkStatus();
+    end = std::min(path.find('/', level == 0 ? 1 : end + 1), path.size());
+  }
+  return absl::OkStatus();
+}
+
+absl::StatusOr<tpx_local_trial> LocalTrialOf(const TrialFlow& flow) {
+  const TrialOwner& owner = *flow.owner;
+  tpx_local_trial trial{.flow = KeyOf(flow), .owner = {}, .cgroup = {}};
+  trial.owner.uid = owner.uid;
+  trial.owner.gid = owner.gid;
+  TPX_RETURN_IF_ERROR(FillCgroups(owner.cgroup, trial));
+  if (owner.exe.empty()) return trial;
+  TPX_ASSIGN_OR_RETURN(const sys::FileIdentity exe, sys::IdentifyFile(owner.exe));
+  trial.owner.exe_inode = exe.inode;
+  trial.owner.exe_device = exe.device;
+  return trial;
+}
+
+absl::Status RunLocal(const Trial& trial, const TrialFlow& flow, const RuleCounters& counters,
+                      const policy::Config& config, Explanation& explanation) {
+  TPX_ASSIGN_OR_RETURN(const tpx_local_trial local, LocalTrialOf(flow));
+  TPX_RETURN_IF_ERROR(bpf::RunLocalTrial(trial.object.try_local_fd(), local));
+  TPX_ASSIGN_OR_RETURN(explanation.reason, ReadReason(trial.pins()));
+  TPX_ASSIGN_OR_RETURN(explanation.rule, ReadRule(trial.pins(), counters, config.policy));
+  if (!config.local.enabled) {
+    explanation.notes.emplace_back(
+        "'local' is off: flows of the gateway's own processes are left alone; this is what would become of "
+        "it");
+  } else if (flow.owner->cgroup != config.local.cgroup && config.local.cgroup != "/" &&
+             !flow.owner->cgroup.starts_with(config.local.cgroup + "/")) {
+    explanation.notes.push_back(
+        StrCat("'local' is about cgroup ", config.local.cgroup, ": flows of others are left alone"));
+  }
+  return absl::OkStatus();
+}
+
 absl::Status Run(const Trial& trial, const TrialFlow& flow, int ifindex, const RuleCounters& counters,
-                 const policy::Policy& policy, Explanation& explanation) {
+                 const policy::Config& config, Explanation& explanation) {
+  if (flow.owner) return RunLocal(trial, flow, counters, config, explanation);
   const std::vector<std::byte> frame = BuildTrialFrame(flow);
   TPX_RETURN_IF_ERROR(
       bpf::RunTrial(trial.object.lan_fd(), {.frame = frame, .ifindex = ifindex, .mark = flow.mark}));
   TPX_ASSIGN_OR_RETURN(explanation.reason, ReadReason(trial.pins()));
-  TPX_ASSIGN_OR_RETURN(explanation.rule, ReadRule(trial.pins(), counters, policy));
+  TPX_ASSIGN_OR_RETURN(explanation.rule, ReadRule(trial.pins(), counters, config.policy));
   if (explanation.reason == TPX_R_RULE_PROXY) {
     TPX_ASSIGN_OR_RETURN(explanation.steered, ReadVerdict(trial.pins(), KeyOf(flow)));
   }
@@ -194,14 +239,17 @@ absl::StatusOr<Explanation> Explain(const Paths& paths, const TrialFlow& flow) {
         "nothing is loaded; run 'tpx-bpf load' or ask for a file with --config");
   Explanation explanation;
   NoteOtherBuild(*state, explanation);
-  TPX_ASSIGN_OR_RETURN(const int ifindex, ChooseDevice(state->devices, flow, explanation));
+  int ifindex = 0;
+  if (!flow.owner) {
+    TPX_ASSIGN_OR_RETURN(ifindex, ChooseDevice(state->devices, flow, explanation));
+  }
   TPX_RETURN_IF_ERROR(CountWorkers(paths.pins, explanation));
   TPX_ASSIGN_OR_RETURN(const StoredConfig stored, LoadedConfig(paths));
   TPX_ASSIGN_OR_RETURN(explanation.generation, LiveGeneration(paths.pins));
   TPX_ASSIGN_OR_RETURN(const Trial trial, MakeTrial(paths.pins, kLivenessAndPolicy, state->steering));
   RuleCounters counters;  // while a reload runs, of both generations
   for (const auto& [generation, of_one] : state->rule_counters) counters.insert(of_one.begin(), of_one.end());
-  TPX_RETURN_IF_ERROR(Run(trial, flow, ifindex, counters, stored.config.policy, explanation));
+  TPX_RETURN_IF_ERROR(Run(trial, flow, ifindex, counters, stored.config, explanation));
   return explanation;
 }
 
@@ -212,7 +260,10 @@ absl::StatusOr<Explanation> ExplainCandidate(const Paths& paths, const policy::C
   TPX_ASSIGN_OR_RETURN(Plan plan, MakePlan(candidate, rtnl));
   Explanation explanation;
   NoteCandidate(state, candidate, explanation);
-  TPX_ASSIGN_OR_RETURN(const int ifindex, ChooseDevice(plan.state.devices, flow, explanation));
+  int ifindex = 0;
+  if (!flow.owner) {
+    TPX_ASSIGN_OR_RETURN(ifindex, ChooseDevice(plan.state.devices, flow, explanation));
+  }
   if (state) TPX_RETURN_IF_ERROR(CountWorkers(paths.pins, explanation));
   const std::span<const char* const> shared = state ? std::span(kLiveness) : std::span<const char* const>();
   TPX_ASSIGN_OR_RETURN(const Trial trial,
@@ -221,7 +272,7 @@ absl::StatusOr<Explanation> ExplainCandidate(const Paths& paths, const policy::C
   const RuleCounters counters = AssignCounters({}, candidate.policy, *plan.compiled.tables);
   TPX_RETURN_IF_ERROR(FillGeneration(trial.pins(), plan.compiled, kCandidateGeneration).status());
   TPX_RETURN_IF_ERROR(CopyControl(paths, state.has_value(), trial.pins()));
-  TPX_RETURN_IF_ERROR(Run(trial, flow, ifindex, counters, candidate.policy, explanation));
+  TPX_RETURN_IF_ERROR(Run(trial, flow, ifindex, counters, candidate, explanation));
   return explanation;
 }
 

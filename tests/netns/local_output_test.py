@@ -8,6 +8,7 @@ import subprocess
 import harness
 import local_case
 import product
+import schema
 import state
 from local_case import ANY, LocalCase
 
@@ -180,6 +181,44 @@ class Owners(LocalCase):
         self.assertEqual({name: count for name, count in self.tpx.rules().items() if name != "default"},
                          {"excluded": 6, "nested": 12, "group": 6, "not-python": 1, "rest": 6})
 
+
+    def explain(self, kind, family, *owner):
+        asked = self.tpx.json("explain", *owner, "tcp" if kind == "tcp" else "udp", family.wan if family is harness.V4
+                              else f"[{family.wan}]", f"{family.server}:{8080 if kind == 'tcp' else 5300}" if
+                              family is harness.V4 else f"[{family.server}]:{8080 if kind == 'tcp' else 5300}")
+        schema.validate("explain", asked)
+        return asked["verdict"], (asked["rule"] or {}).get("name")
+
+    def test_explain_agrees_with_what_processes_find(self):
+        nested = local_case.Cgroup("nested", self.cgroup)
+        self.addCleanup(nested.close)
+        python = os.path.realpath("/usr/bin/python3")
+        self.run_rules(product.rule("drop", "user", {**ANY, "uid": 4242}),
+                       product.rule("reject", "group", {**ANY, "gid": 4343}),
+                       product.rule("bypass", "nested", {**ANY, "cgroup": nested.path}),
+                       product.rule("proxy", "python", {**ANY, "exe": python}),
+                       product.rule("drop", "rest", ANY))
+        inside = ("--cgroup", self.cgroup.path)
+        before = self.tpx.json("counters")
+        answers = {}
+        for kind, family in self.each(("tcp", "connected")):
+            for name, owner in (("user", ("--uid", "4242", *inside)), ("group", ("--gid", "4343", *inside)),
+                                ("nested", ("--cgroup", nested.path)), ("python", ("--exe", python, *inside)),
+                                ("rest", inside)):
+                answers[kind, family.name, name] = self.explain(kind, family, *owner)
+        self.assertEqual(self.tpx.json("counters"), before)
+        for kind, family in self.each(("tcp", "connected")):
+            of = {name: answers[kind, family.name, name] for name in ("user", "group", "nested", "python", "rest")}
+            self.assertEqual(of, {"user": ("drop", "user"), "group": ("reject", "group"), "nested": ("direct", "nested"),
+                                  "python": ("proxy", "python"), "rest": ("drop", "rest")})
+            self.assertEqual(self.ask(kind, family, uid=4242).get("error"), "PermissionError")
+            self.assertEqual(self.ask(kind, family, gid=4343).get("error"), "ConnectionRefusedError")
+            self.assert_direct(kind, family, group=nested)
+            self.assert_proxied(kind, family)
+        self.tpx.crash()
+        self.assertEqual(self.explain("tcp", harness.V4, "--exe", python, *inside), ("direct", "python"))
+        self.assertEqual(self.tpx.command("explain", "--uid", "tpx-none", "tcp", "192.0.2.2", "192.0.2.3:1",
+                                          check=False).returncode, 2)
 
     def test_trace_tells_the_process(self):
         self.run_rules(product.rule("proxy", "all", ANY, log="sample"))

@@ -21,6 +21,14 @@ struct FlowExplained {
   std::vector<std::string> notes;
 };
 
+// A process as it is named on a command line; what is empty is 0, the root cgroup, or no program.
+struct OwnerNames {
+  std::string user, group;  // names or numbers
+  std::string cgroup, program;
+};
+// kNotFound where there is no such user or group.
+absl::StatusOr<control::TrialOwner> FindOwner(const OwnerNames& names);
+
 // By the candidate in a file, or, where the name is empty, by what is loaded.
 absl::StatusOr<FlowExplained> ExplainFlow(const control::Paths& paths, const std::string& candidate_file,
                                           const control::TrialFlow& flow);

@@ -32,8 +32,8 @@ class Object {
   // those is missing or has another layout.
   static absl::StatusOr<Object> LoadOnMapsOf(const std::string& dir, const Knobs& knobs);
 
-  // The LAN program alone, for runs on packets that are none. Of the maps those
-  // named are the ones pinned in `dir`, the others are its own.
+  // The programs that judge new flows of the LAN and local ones, for runs on flows that are none. Of the maps
+  // those named are the ones pinned in `dir`, the others are its own.
   static absl::StatusOr<Object> LoadForTrial(const std::string& dir, std::span<const char* const> shared,
                                              const Knobs& knobs);
 
@@ -46,6 +46,7 @@ class Object {
   int sk_lookup_fd() const;
   int xdp_fd() const;
   int judge_fd() const;
+  int try_local_fd() const;
   // Pin each program or map into the directory under its name.
   absl::Status PinPrograms(const std::string& dir) const;
   absl::Status PinMaps(const std::string& dir) const;  // its own

@@ -6,6 +6,7 @@
 #include <span>
 
 #include "absl/status/status.h"
+#include "tpx_local_trial.h"
 
 namespace tpx::bpf {
 
@@ -19,6 +20,9 @@ struct TrialPacket {
 // Runs a device's program once, on a packet that nobody sent and nobody gets.
 // What the program writes into its maps stays there.
 absl::Status RunTrial(int program_fd, const TrialPacket& packet);
+
+// Runs the program for local flows once.
+absl::Status RunLocalTrial(int program_fd, tpx_local_trial trial);
 
 // Runs the judge once, on what is in its map of questions.
 absl::Status RunJudge(int program_fd);

@@ -17,13 +17,21 @@
 // loaded changes.
 namespace tpx::control {
 
+// Of a flow that begins on the gateway itself.
+struct TrialOwner {
+  uint32_t uid = 0, gid = 0;
+  std::string cgroup = "/";  // below the root of cgroup v2
+  std::string exe;           // absolute path of its program; empty: one that no rule names
+};
+
 // The first packet: a SYN, a datagram or an echo request, of the addresses' family.
 struct TrialFlow {
   uint8_t proto = 0;   // IPPROTO_TCP, _UDP, _ICMP
   Endpoint src, dst;   // of one family; without a port where proto is IPPROTO_ICMP
   std::string device;  // that it comes in by; empty: the first LAN device
   uint32_t mark = 0;
-  policy::MacAddress mac{};  // of the sender
+  policy::MacAddress mac{};           // of the sender
+  std::optional<TrialOwner> owner{};  // a process of the gateway begins it, and nothing of the link matters
 };
 
 struct ExplainedRule {
