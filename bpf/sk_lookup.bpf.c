@@ -16,11 +16,14 @@
 #include "lib/config.h"
 #include "lib/count.h"
 #include "lib/ctx_skb.h"
+#include "lib/events.h"
 #include "lib/family.h"
 #include "lib/flows.h"
 #include "lib/policy.h"
 #include "lib/sockets.h"
 #include "lib/workers.h"
+
+#define LOOPBACK 1 /* the index of lo in every network namespace */
 
 static __always_inline int is_own(const struct tpx_addr *a) {
   return addr_never_proxied(a) || bpf_map_lookup_elem(&tpx_local, a);
@@ -60,6 +63,13 @@ static __always_inline int verdict_of(const struct tpx_flow *flow, struct tpx_ve
   return tpx_evaluate(flow, 0, v);
 }
 
+/* Delivered on lo for an address that is not the gateway's: a process of the gateway itself sent it. */
+static __always_inline int is_local_output(const struct bpf_sk_lookup *ctx) {
+  struct tpx_control *control = control_block();
+
+  return ctx->ingress_ifindex == LOOPBACK && control && control->netns_cookie;
+}
+
 static __always_inline int assign(struct bpf_sk_lookup *ctx, const struct tpx_flow *flow,
                                   struct tpx_verdict *v) {
   __u32 index, kind = tpx_listener_kind(flow, v);
@@ -82,33 +92,52 @@ static __always_inline int assign(struct bpf_sk_lookup *ctx, const struct tpx_fl
   return TPX_R_LK_STEERED;
 }
 
-static __always_inline int decide(struct bpf_sk_lookup *ctx) {
+static __always_inline int decide(struct bpf_sk_lookup *ctx, struct tpx_flow *flow, struct tpx_verdict *v) {
   struct tpx_control *control = control_block();
-  struct tpx_verdict v = {};
-  struct tpx_flow flow = {};
 
-  flow_from_lookup(ctx, &flow);
-  if (is_own(&flow.dst)) {
+  flow_from_lookup(ctx, flow);
+  if (is_own(&flow->dst)) {
     /* Nobody has business with the listening port itself: it would proxy to itself. */
     if (control && control->listen_port && ctx->local_port == control->listen_port)
       return TPX_R_LK_LISTENER_DIALLED;
     return TPX_R_LK_OWN_ADDRESS;
   }
   if (is_from_wan(ctx->ingress_ifindex)) return TPX_R_LK_WAN;
-  if (verdict_of(&flow, &v)) return TPX_R_LK_NOT_OURS;
-  if (v.action == TPX_ACTION_BYPASS || (v.reason && !is_steered(&v))) return TPX_R_LK_NOT_OURS;
-  if (!is_proxied(v.action)) return TPX_R_LK_REFUSED;
-  return assign(ctx, &flow, &v);
+  if (is_local_output(ctx))
+    v->action = TPX_ACTION_PROXY;
+  else if (verdict_of(flow, v))
+    return TPX_R_LK_NOT_OURS;
+  if (v->action == TPX_ACTION_BYPASS || (v->reason && !is_steered(v))) return TPX_R_LK_NOT_OURS;
+  if (!is_proxied(v->action)) return TPX_R_LK_REFUSED;
+  return assign(ctx, flow, v);
+}
+
+/* The log of the rule has had the flow from tc. */
+static __always_inline void report(struct bpf_sk_lookup *ctx, const struct tpx_flow *flow,
+                                   const struct tpx_verdict *v, int reason) {
+  int is_ruled = !is_local_output(ctx) &&
+                 (reason == TPX_R_LK_STEERED || reason == TPX_R_LK_REFUSED || reason == TPX_R_LK_NO_WORKER);
+  union outcome_word outcome = {.is = {.reason = reason,
+                                       .counter = is_ruled ? v->counter : TPX_NO_RULE,
+                                       .worker = reason == TPX_R_LK_STEERED ? v->worker : TPX_NO_WORKER,
+                                       .action = v->action,
+                                       .hook = TPX_HOOK_LOOKUP}};
+  union origin_word origin = {.is = {.ifindex = ctx->ingress_ifindex}};
+
+  if (is_event(reason, 0)) tpx_report(flow, outcome.word, origin.word, 0, 0);
 }
 
 SEC("sk_lookup")
 int tpx_sk_lookup(struct bpf_sk_lookup *ctx) {
+  struct tpx_verdict v = {};
+  struct tpx_flow flow = {};
   int reason;
 
   /* Our own tc program asking who owns a flow: a listener does not count. Of UDP it looks at what is found.
    */
   if (guard_is_set()) return ctx->protocol == IPPROTO_UDP ? SK_PASS : SK_DROP;
-  reason = decide(ctx);
+  reason = decide(ctx, &flow, &v);
   count_at(&tpx_counters, reason, 0);
+  if (is_traced()) report(ctx, &flow, &v, reason);
   return effect_of(reason) == TPX_EFFECT_DROP ? SK_DROP : SK_PASS;
 }

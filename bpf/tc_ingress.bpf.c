@@ -12,6 +12,7 @@
 #include "lib/config.h"
 #include "lib/count.h"
 #include "lib/ctx_skb.h"
+#include "lib/events.h"
 #include "lib/flows.h"
 #include "lib/limit.h"
 #include "lib/parse.h"
@@ -19,6 +20,7 @@
 #include "lib/reset.h"
 #include "lib/sockets.h"
 #include "lib/unreachable.h"
+#include "lib/verdict.h"
 #include "lib/workers.h"
 
 /* The stack forgets an incomplete datagram after 30 s (IPv4) or 60 s (IPv6). */
@@ -26,10 +28,6 @@
 
 /* TCP_TIMEWAIT_LEN of the kernel. A later TIME_WAIT is that of a newer connection. */
 #define TIME_WAIT_S 60
-
-static __always_inline int is_local(const struct tpx_addr *a) {
-  return bpf_map_lookup_elem(&tpx_local, a) != 0;
-}
 
 static __always_inline void hand_off(const struct tpx_flow *flow, const struct tpx_verdict *v) {
   __u32 index = flow_hash(flow) % TPX_HANDOFF_SLOTS;
@@ -40,37 +38,6 @@ static __always_inline void hand_off(const struct tpx_flow *flow, const struct t
   slot->verdict = *v;
 }
 
-/* What the rule's fail mode makes of a new flow that nobody can take. */
-static __always_inline int unavailable(const struct tpx_verdict *v, int availability) {
-  int busy = availability == WORKERS_BUSY;
-
-  if (v->fail_mode == TPX_FAIL_CLOSED) return busy ? TPX_R_BUSY_CLOSED : TPX_R_DOWN_CLOSED;
-  if (v->fail_mode == TPX_FAIL_RESET) return busy ? TPX_R_BUSY_RESET : TPX_R_DOWN_RESET;
-  return busy ? TPX_R_BUSY_OPEN : TPX_R_DOWN_OPEN;
-}
-
-static __always_inline int reason_of_verdict(const struct tpx_flow *flow, struct tpx_verdict *v) {
-  int availability;
-
-  if (v->action == TPX_ACTION_DROP) return TPX_R_RULE_DROP;
-  if (v->action == TPX_ACTION_REJECT) return TPX_R_RULE_REJECT;
-  if (!is_proxied(v->action) || (flow->proto != IPPROTO_TCP && flow->proto != IPPROTO_UDP))
-    return TPX_R_RULE_BYPASS;
-  availability = tpx_pick_worker(flow, v);
-  return availability == WORKER_FOUND ? TPX_R_RULE_PROXY : unavailable(v, availability);
-}
-
-/* What the policy may ask for besides the flow. */
-static __always_inline void note_link(struct __sk_buff *skb, struct packet *p) {
-  __u32 asked = asked_of_link();
-
-  if (!asked) return;
-  p->link.ifindex = skb->ifindex;
-  p->link.mark = skb->mark;
-  p->link.dscp = p->is_v6 ? (p->ip.v6.priority << 2 | p->ip.v6.flow_lbl[0] >> 6) : p->ip.v4.tos >> 2;
-  if (asked & 1 << TPX_ATTR_MAC) ctx_load_mac(skb, p->link.mac);
-}
-
 /* Asks the policy about the first packet of a flow. */
 static __noinline int judge_new_flow(struct __sk_buff *skb, struct packet *p, struct tpx_verdict *v) {
   if (!p || !v) return TPX_R_MALFORMED;
@@ -78,6 +45,7 @@ static __noinline int judge_new_flow(struct __sk_buff *skb, struct packet *p, st
   if (tpx_evaluate(&p->flow, &p->link, v)) return TPX_R_NO_POLICY;
   count_at(&tpx_rule_hits, v->counter, skb->len);
   v->reason = reason_of_verdict(&p->flow, v);
+  note_rule(p, v);
   return v->reason;
 }
 
@@ -91,11 +59,6 @@ static __always_inline int exceeded_limit(const struct tpx_flow *flow, const str
 
   if (!v->limit || (effect != TPX_EFFECT_STEER && effect != TPX_EFFECT_PASS)) return 0;
   return tpx_exceeds_limit(flow, v);
-}
-
-/* Impossible senders; the gateway's own address coming in from outside is one. */
-static __always_inline int is_martian(const struct tpx_flow *f) {
-  return addr_equal(&f->src, &f->dst) || addr_never_sends(&f->src) || is_local(&f->src);
 }
 
 /* The tuple of a socket in TIME_WAIT starts anew, direct: its dead predecessor
@@ -158,7 +121,7 @@ static __always_inline int judge_syn(struct __sk_buff *skb, struct packet *p) {
 static __noinline int hand_off_cookie(struct __sk_buff *skb, struct packet *p) {
   struct tpx_verdict v = {};
 
-  if (!p || !asked_of_link()) return 0;
+  if (!p || !asked_attributes()) return 0;
   note_link(skb, p);
   if (!tpx_evaluate(&p->flow, &p->link, &v)) v.reason = reason_of_verdict(&p->flow, &v);
   if (effect_of(v.reason) == TPX_EFFECT_STEER) hand_off(&p->flow, &v);
@@ -210,12 +173,6 @@ static __noinline int judge_answer(struct __sk_buff *skb, struct packet *p, stru
   return v->reason = TPX_R_ESTABLISHED;
 }
 
-/* Whether the rules leave a flow's addresses as they are. */
-static __always_inline int is_transparent(const struct tpx_verdict *v) {
-  return v->action == TPX_ACTION_BYPASS ||
-         (v->action == TPX_ACTION_PROXY && v->source == TPX_SOURCE_PRESERVE);
-}
-
 /*
  * The first datagram of a UDP flow decides for all that follow, until the flow
  * was silent for a while. Denials are not remembered: a flood of what is denied
@@ -236,6 +193,7 @@ static __noinline int judge_new_datagram(struct __sk_buff *skb, struct packet *p
     if (is_transparent(&v) && udp_owner(skb, &p->flow, tpx_own_mark) == OWNED_BY_SOCKET) {
       v.action = TPX_ACTION_BYPASS;
       v.reason = reason = TPX_R_ESTABLISHED;
+      p->is_ruled = p->is_logged = 0;
     } else {
       exceeded = exceeded_limit(&p->flow, &v);
       if (exceeded) return exceeded;
@@ -426,6 +384,26 @@ static __always_inline int judge(struct __sk_buff *skb, struct packet *p, int fr
   return reason;
 }
 
+/* Global, so that the verifier does not follow each way that leads here. */
+__weak __noinline int tpx_report_skb(struct __sk_buff *skb, struct packet *p, __u32 reason) {
+  union outcome_word outcome = {};
+  union origin_word origin = {};
+  __u64 mac = 0;
+
+  if (!p || !is_event(reason, p->is_logged)) return 0;
+  ctx_load_mac(skb, p->link.mac);
+  __builtin_memcpy(&mac, p->link.mac, sizeof(p->link.mac));
+  outcome.is.reason = reason;
+  outcome.is.counter = p->is_ruled ? p->counter : TPX_NO_RULE;
+  outcome.is.worker = p->is_ruled ? p->worker : TPX_NO_WORKER;
+  outcome.is.action = p->action;
+  outcome.is.hook = TPX_HOOK_TC;
+  outcome.is.logged = p->is_logged;
+  origin.is.ifindex = skb->ifindex;
+  origin.is.length = skb->len;
+  return tpx_report(&p->flow, outcome.word, origin.word, skb->mark, mac);
+}
+
 static __always_inline int ingress(struct __sk_buff *skb, int from_lan) {
   struct packet p;
   int reason;
@@ -438,6 +416,7 @@ static __always_inline int ingress(struct __sk_buff *skb, int from_lan) {
   if (reason == PARSED) reason = judge(skb, &p, from_lan);
 
   count_at(&tpx_counters, reason, skb->len);
+  if (p.is_logged || is_traced()) tpx_report_skb(skb, &p, reason);
   switch (effect_of(reason)) {
     case TPX_EFFECT_DROP:
       return TC_ACT_SHOT;

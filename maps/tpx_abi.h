@@ -42,7 +42,9 @@ extern "C" {
 #define TPX_HANDOFF_SLOTS 256
 #define TPX_MAX_DEVICES 1024
 #define TPX_MAX_ATTRIBUTES \
-  16384                 /* values of all kinds that the rules of one generation name, devices included */
+  16384 /* values of all kinds that the rules of one generation name, devices included */
+#define TPX_MAX_PEERS 65536
+#define TPX_MAX_ORIGINALS 65536
 #define TPX_MAX_MARKS 8 /* different pairs of value and mask in one generation */
 
 /* ---- verdicts ---------------------------------------------------------- */
@@ -89,6 +91,12 @@ enum tpx_listener {
   TPX_LISTENER_KINDS = 6,
 };
 
+/* Whether a rule's flows are written to the proxy's log. */
+enum tpx_log_mode {
+  TPX_LOG_NONE = 0,
+  TPX_LOG_SAMPLE = 1, /* as far as TPX_LOG_PER_SECOND allows */
+};
+
 enum tpx_reason {
 #define TPX_REASON(symbol, hook, effect, text) TPX_R_##symbol,
 #include "tpx_reasons.def"
@@ -131,14 +139,16 @@ struct tpx_target {
 TPX_SIZE(struct tpx_target, 20);
 
 struct tpx_verdict {
-  __u16 counter;        /* of the rule that gave it */
-  __u16 reason;         /* enum tpx_reason */
-  __u8 action;          /* enum tpx_action */
-  __u8 fail_mode;       /* enum tpx_fail_mode */
-  __u8 source;          /* enum tpx_source_mode */
-  __u8 mapping;         /* enum tpx_mapping */
-  __u8 worker;          /* chosen worker, where action is proxy or redirect */
-  __u8 fragmentable;    /* UDP over IPv4: the flow's last datagram may be fragmented on its way */
+  __u16 counter;         /* of the rule that gave it */
+  __u16 reason;          /* enum tpx_reason */
+  __u8 action;           /* enum tpx_action */
+  __u8 fail_mode;        /* enum tpx_fail_mode */
+  __u8 source;           /* enum tpx_source_mode */
+  __u8 mapping;          /* enum tpx_mapping */
+  __u8 worker;           /* chosen worker, where action is proxy or redirect */
+  __u8 fragmentable : 1; /* UDP over IPv4: the flow's last datagram may be fragmented on its way */
+  __u8 logs : 1;         /* the rule says so */
+  __u8 pad : 6;
   __u16 limit;          /* 1 + number of the rule, if it has a limit */
   __u32 device;         /* UDP: index of the device that the flow came in by */
   __u32 seen_s;         /* CLOCK_MONOTONIC; where the verdict is kept, in tpx_flows */
@@ -184,6 +194,29 @@ struct tpx_source {
   __u64 denied_ns; /* when its penalty began; 0: never */
 };
 TPX_SIZE(struct tpx_source, 16);
+
+/* ---- local flows: those that begin on the gateway itself ---------------- */
+
+/* tpx_sockets: with each socket that was made since the programs are there. */
+struct tpx_socket {
+  struct tpx_target original; /* what its process named, where `actual` was put in its place; else 0 */
+  struct tpx_target actual;
+};
+TPX_SIZE(struct tpx_socket, 40);
+
+/* tpx_peers: the fate of the datagrams between a socket that is not connected and one peer. */
+struct tpx_peer_key {
+  __u64 cookie; /* of the socket */
+  struct tpx_target peer;
+  __u32 pad;
+};
+TPX_SIZE(struct tpx_peer_key, 32);
+
+struct tpx_peer {
+  __u32 reason; /* enum tpx_reason */
+  __u32 seen_s; /* CLOCK_MONOTONIC */
+};
+TPX_SIZE(struct tpx_peer, 8);
 
 /* What a hook does with a packet. Every reason has exactly one. */
 enum tpx_effect {
@@ -268,8 +301,10 @@ struct tpx_rule {
   __u32 rate;      /* new flows a second from one source; 0: no limit */
   __u32 burst;     /* new flows at once */
   struct tpx_target to;
+  __u8 log; /* enum tpx_log_mode */
+  __u8 pad[3];
 };
-TPX_SIZE(struct tpx_rule, 36);
+TPX_SIZE(struct tpx_rule, 40);
 
 /* One bit per rule; summary has one bit per non-zero word. */
 struct tpx_bits {
@@ -362,7 +397,7 @@ struct tpx_tables {
   struct tpx_bits bits[TPX_MAX_CLASSES];
 };
 TPX_SIZE(struct tpx_tables, 36 + 64 + 512 + 128 + 28 + 1024 + 262144 + 8 + TPX_MAX_BLOCKS * 512 +
-                                TPX_MAX_RULES * 36 + TPX_MAX_CLASSES * 136);
+                                TPX_MAX_RULES * 40 + TPX_MAX_CLASSES * 136);
 
 /* ---- shared state ------------------------------------------------------ */
 
@@ -374,9 +409,10 @@ struct tpx_control {
   __u32 n_workers;
   __u32 listen_port; /* host byte order, TCP and UDP; 0 while nobody listens */
   __u32 udp_flow_s;  /* a UDP flow that is silent for so long is decided anew */
-  __u32 pad;
+  __u32 udp_ended;   /* raised when a command took UDP flows out of tpx_flows: who serves has to look again */
+  __u64 netns_cookie; /* of the network namespace whose local flows are judged; 0: of none */
 };
-TPX_SIZE(struct tpx_control, 24);
+TPX_SIZE(struct tpx_control, 32);
 
 enum tpx_worker_state {
   TPX_WORKER_ABSENT = 0,

@@ -7,6 +7,7 @@
 #pragma once
 
 #include "tpx_abi.h"
+#include "tpx_event.h"
 
 struct {
   __uint(type, BPF_MAP_TYPE_ARRAY);
@@ -72,6 +73,28 @@ struct {
   __type(key, struct tpx_source_key);
   __type(value, struct tpx_source);
 } tpx_sources SEC(".maps") __weak;
+
+struct {
+  __uint(type, BPF_MAP_TYPE_SK_STORAGE);
+  __uint(map_flags, BPF_F_NO_PREALLOC);
+  __type(key, int);
+  __type(value, struct tpx_socket);
+} tpx_sockets SEC(".maps") __weak;
+
+struct {
+  __uint(type, BPF_MAP_TYPE_LRU_HASH);
+  __uint(max_entries, TPX_MAX_PEERS);
+  __type(key, struct tpx_peer_key);
+  __type(value, struct tpx_peer);
+} tpx_peers SEC(".maps") __weak;
+
+/* A TCP connection to a server on the gateway, as the server sees it → where its client wanted to go. */
+struct {
+  __uint(type, BPF_MAP_TYPE_LRU_HASH);
+  __uint(max_entries, TPX_MAX_ORIGINALS);
+  __type(key, struct tpx_flow);
+  __type(value, struct tpx_target);
+} tpx_originals SEC(".maps") __weak;
 
 struct {
   __uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
@@ -148,3 +171,43 @@ struct {
   __type(key, __u32);
   __array(values, struct tpx_attributes_map);
 } tpx_attributes SEC(".maps") __weak;
+
+struct {
+  __uint(type, BPF_MAP_TYPE_RINGBUF);
+  __uint(max_entries, TPX_TRACE_BYTES);
+} tpx_events SEC(".maps") __weak;
+
+struct {
+  __uint(type, BPF_MAP_TYPE_ARRAY);
+  __uint(map_flags, BPF_F_MMAPABLE);
+  __uint(max_entries, 1);
+  __type(key, __u32);
+  __type(value, struct tpx_trace);
+} tpx_trace SEC(".maps") __weak;
+
+struct {
+  __uint(type, BPF_MAP_TYPE_RINGBUF);
+  __uint(max_entries, TPX_LOG_BYTES);
+} tpx_log SEC(".maps") __weak;
+
+struct {
+  __uint(type, BPF_MAP_TYPE_ARRAY);
+  __uint(map_flags, BPF_F_MMAPABLE);
+  __uint(max_entries, 1);
+  __type(key, __u32);
+  __type(value, struct tpx_log_lease);
+} tpx_log_lease SEC(".maps") __weak;
+
+struct {
+  __uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+  __uint(max_entries, TPX_MAX_COUNTERS);
+  __type(key, __u32);
+  __type(value, struct tpx_log_rate);
+} tpx_log_rates SEC(".maps") __weak;
+
+struct {
+  __uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+  __uint(max_entries, 1);
+  __type(key, __u32);
+  __type(value, struct tpx_event_counts);
+} tpx_event_cnts SEC(".maps") __weak;

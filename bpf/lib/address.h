@@ -19,6 +19,10 @@ static __always_inline int addr_equal(const struct tpx_addr *a, const struct tpx
   return a->w[0] == b->w[0] && a->w[1] == b->w[1] && a->w[2] == b->w[2] && a->w[3] == b->w[3];
 }
 
+static __always_inline int addr_is_unspecified(const struct tpx_addr *a) {
+  return !a->w[0] && !a->w[1] && !a->w[3] && (!a->w[2] || addr_is_v4(a));
+}
+
 static __always_inline int v4_in(__be32 v4, __u32 net, __u32 mask) {
   return (v4 & bpf_htonl(mask)) == bpf_htonl(net);
 }

@@ -11,6 +11,8 @@
 #include <linux/bpf.h>
 #include <linux/if_ether.h>
 
+typedef struct __sk_buff ctx_t;
+
 /* What may precede the network header: Ethernet and a VLAN tag. */
 #define LINK_HEADERS_MAX 18
 
@@ -31,6 +33,11 @@ static __always_inline long ctx_load(struct __sk_buff *skb, __u32 offset, void *
 }
 
 static __always_inline __be16 ctx_protocol(const struct __sk_buff *skb) { return skb->protocol; }
+
+static __always_inline __u32 ctx_len(const struct __sk_buff *skb) { return skb->len; }
+static __always_inline __u32 ctx_gso_size(const struct __sk_buff *skb) { return skb->gso_size; }
+static __always_inline __u32 ctx_ifindex(const struct __sk_buff *skb) { return skb->ifindex; }
+static __always_inline __u32 ctx_mark(const struct __sk_buff *skb) { return skb->mark; }
 
 /* VLAN id in the packet's metadata, where drivers and the stack put the outer tag. */
 static __always_inline __u16 ctx_vlan_id(const struct __sk_buff *skb) {

@@ -73,6 +73,18 @@ static __always_inline int is_in_penalty(const struct tpx_source *source, const 
   return denied && limit->penalty_ns && (__s64)(now - denied) < (__s64)limit->penalty_ns;
 }
 
+/* Whether tpx_exceeds_limit would say TPX_R_RATE_PENALTY. Takes nothing out of any bucket. */
+__weak __noinline int tpx_in_penalty(const struct tpx_flow *flow, const struct tpx_verdict *v) {
+  struct tpx_source_key key;
+  struct tpx_source *source;
+  struct limit limit;
+
+  if (!flow || !v || !limit_of(v, &limit)) return 0;
+  key = source_key(&flow->src, v->counter);
+  source = bpf_map_lookup_elem(&tpx_sources, &key);
+  return source && is_in_penalty(source, &limit, bpf_ktime_get_ns());
+}
+
 /*
  * For a flow that is about to begin by a rule with a limit: 0, or the reason why
  * it does not begin. Attempts during a penalty do not prolong it.

@@ -51,14 +51,20 @@ struct packet {
   };
   __u32 end; /* of the datagram; what follows is padding */
   __be32 frag_id;
-  __u8 is_v6;
-  __u8 kind;           /* enum packet_kind */
-  __u8 first_fragment; /* more fragments follow this one */
-  __u8 rewrites_tcp;   /* later fragment that lies over the TCP header of the first */
+  __u16 counter; /* of the rule, where is_ruled */
+  __u8 worker;   /* that the rule's flow goes to, or TPX_NO_WORKER; same */
+  __u8 action;   /* of the rule, same */
+  __u8 kind;     /* enum packet_kind */
   __u8
       frag_proto; /* what every fragment of the datagram says: IPv6, the first header behind the fragment's */
-  __u8 may_fragment; /* IPv4 without DF */
-  __u8 unanswerable; /* an ICMP error, or a redirect: no ICMP error may be sent about it */
+  /* Bits, because the stack of the deepest call is used up to the last byte. */
+  __u8 is_v6 : 1;
+  __u8 first_fragment : 1; /* more fragments follow this one */
+  __u8 rewrites_tcp : 1;   /* later fragment that lies over the TCP header of the first */
+  __u8 may_fragment : 1;   /* IPv4 without DF */
+  __u8 unanswerable : 1;   /* an ICMP error, or a redirect: no ICMP error may be sent about it */
+  __u8 is_ruled : 1;       /* a rule has judged it */
+  __u8 is_logged : 1;      /* and says that its flows are logged */
 };
 
 /* Return value of the parsing steps: go on, or the reason to stop with. */
@@ -79,9 +85,9 @@ struct ext_header {
 
 /* Reads what belongs to the datagram: padding behind it is the sender's to
  * choose, and no receiver takes it for a header. */
-static __always_inline long load_header(struct __sk_buff *skb, const struct packet *p, __u32 offset, void *to,
+static __always_inline long load_header(ctx_t *ctx, const struct packet *p, __u32 offset, void *to,
                                         __u32 len) {
-  return offset + len > p->end ? -1 : ctx_load(skb, offset, to, len);
+  return offset + len > p->end ? -1 : ctx_load(ctx, offset, to, len);
 }
 
 /* Headers that end too early: in a first fragment the rest may follow (RFC 1858, RFC 7112). */
@@ -122,7 +128,7 @@ __weak __noinline int tpx_judge_options(const struct ipv4_options *options, __u3
   return PARSED;
 }
 
-static __noinline int parse_v4_options(struct __sk_buff *skb, __u32 offset, __u32 len) {
+static __noinline int parse_v4_options(ctx_t *ctx, __u32 offset, __u32 len) {
   struct ipv4_options options = {};
 
   /*
@@ -133,27 +139,27 @@ static __noinline int parse_v4_options(struct __sk_buff *skb, __u32 offset, __u3
   if (len < 4) return TPX_R_MALFORMED;
   asm volatile("" : "+r"(len));
   if (len > IPV4_OPTIONS_MAX) return TPX_R_MALFORMED;
-  if (ctx_load(skb, offset, &options, len)) return TPX_R_MALFORMED;
+  if (ctx_load(ctx, offset, &options, len)) return TPX_R_MALFORMED;
   return tpx_judge_options(&options, len);
 }
 
-static __always_inline int parse_v4(struct __sk_buff *skb, __u32 *offset, struct packet *p) {
+static __always_inline int parse_v4(ctx_t *ctx, __u32 *offset, struct packet *p) {
   struct iphdr *ip = &p->ip.v4;
   __u32 header_len, total_len, frag;
 
-  if (ctx_load(skb, *offset, ip, sizeof(*ip)) || ip->version != 4) return TPX_R_MALFORMED;
+  if (ctx_load(ctx, *offset, ip, sizeof(*ip)) || ip->version != 4) return TPX_R_MALFORMED;
   header_len = ip->ihl * 4;
   total_len = bpf_ntohs(ip->tot_len);
   /* A GSO packet above 64 KiB (BIG TCP, Linux 6.3) has length 0. */
-  if (header_len < sizeof(*ip) || total_len > skb->len ||
-      (total_len < header_len && !(total_len == 0 && skb->gso_size)))
+  if (header_len < sizeof(*ip) || total_len > ctx_len(ctx) ||
+      (total_len < header_len && !(total_len == 0 && ctx_gso_size(ctx))))
     return TPX_R_MALFORMED;
   p->flow.src = addr_from_v4(ip->saddr);
   p->flow.dst = addr_from_v4(ip->daddr);
   p->flow.proto = ip->protocol;
   p->end = total_len ? *offset + total_len : ~0u;
   if (header_len > sizeof(*ip)) {
-    int reason = parse_v4_options(skb, *offset + sizeof(*ip), header_len - sizeof(*ip));
+    int reason = parse_v4_options(ctx, *offset + sizeof(*ip), header_len - sizeof(*ip));
 
     if (reason != PARSED) return reason;
   }
@@ -170,7 +176,7 @@ static __always_inline int parse_v4(struct __sk_buff *skb, __u32 *offset, struct
 }
 
 /* Walks the extension headers; RFC 8200 sets no bound, we do. */
-static __noinline int parse_v6_extensions(struct __sk_buff *skb, __u32 *offset_out, struct packet *p) {
+static __noinline int parse_v6_extensions(ctx_t *ctx, __u32 *offset_out, struct packet *p) {
   __u32 offset = *offset_out;
   __u8 next = p->ip.v6.nexthdr;
 
@@ -184,7 +190,7 @@ static __noinline int parse_v6_extensions(struct __sk_buff *skb, __u32 *offset_o
       return PARSED;
     }
     p->flow.proto = TPX_PROTO_UNKNOWN;
-    if (load_header(skb, p, offset, &h, sizeof(h))) return truncated(p);
+    if (load_header(ctx, p, offset, &h, sizeof(h))) return truncated(p);
     if (next == IPPROTO_ROUTING) {
       if (h.routing_type == 0) return TPX_R_SOURCE_ROUTED; /* RFC 5095 */
       if (h.segments_left) break;                          /* dst is not the final destination */
@@ -211,21 +217,21 @@ static __noinline int parse_v6_extensions(struct __sk_buff *skb, __u32 *offset_o
   return PARSED;
 }
 
-static __always_inline int parse_v6(struct __sk_buff *skb, __u32 *offset, struct packet *p) {
+static __always_inline int parse_v6(ctx_t *ctx, __u32 *offset, struct packet *p) {
   struct ipv6hdr *ip = &p->ip.v6;
   __u32 payload_len;
 
-  if (ctx_load(skb, *offset, ip, sizeof(*ip)) || ip->version != 6) return TPX_R_MALFORMED;
+  if (ctx_load(ctx, *offset, ip, sizeof(*ip)) || ip->version != 6) return TPX_R_MALFORMED;
   payload_len = bpf_ntohs(ip->payload_len);
-  if (sizeof(*ip) + payload_len > skb->len) return TPX_R_MALFORMED;
+  if (sizeof(*ip) + payload_len > ctx_len(ctx)) return TPX_R_MALFORMED;
   __builtin_memcpy(&p->flow.src, &ip->saddr, sizeof(p->flow.src));
   __builtin_memcpy(&p->flow.dst, &ip->daddr, sizeof(p->flow.dst));
   /* To the programs, and to the policy, such an address is IPv4; none belongs on a wire. */
   if (addr_is_v4(&p->flow.src) || addr_is_v4(&p->flow.dst)) return TPX_R_MARTIAN;
   p->is_v6 = 1;
   *offset += sizeof(*ip);
-  p->end = payload_len || !skb->gso_size ? *offset + payload_len : ~0u; /* BIG TCP, as above */
-  return parse_v6_extensions(skb, offset, p);
+  p->end = payload_len || !ctx_gso_size(ctx) ? *offset + payload_len : ~0u; /* BIG TCP, as above */
+  return parse_v6_extensions(ctx, offset, p);
 }
 
 /* Types 3, 4, 11, 12 (RFC 792) and 1 to 4 (RFC 4443) quote the packet they are about. */
@@ -245,14 +251,14 @@ static __always_inline int is_unanswerable_icmp(const struct packet *p, __u8 typ
  * own address. Turned round it is the tuple of a packet to that socket.
  * Quoted extension headers and fragments are left to the stack.
  */
-static __noinline int parse_icmp_quote(struct __sk_buff *skb, __u32 offset, struct packet *p) {
+static __noinline int parse_icmp_quote(ctx_t *ctx, __u32 offset, struct packet *p) {
   __be16 ports[2];
   __u8 proto;
 
   if (p->is_v6) {
     struct ipv6hdr ip;
 
-    if (load_header(skb, p, offset, &ip, sizeof(ip)) || ip.version != 6) return PARSED;
+    if (load_header(ctx, p, offset, &ip, sizeof(ip)) || ip.version != 6) return PARSED;
     proto = ip.nexthdr;
     __builtin_memcpy(&p->quoted.src, &ip.daddr, sizeof(p->quoted.src));
     __builtin_memcpy(&p->quoted.dst, &ip.saddr, sizeof(p->quoted.dst));
@@ -260,7 +266,7 @@ static __noinline int parse_icmp_quote(struct __sk_buff *skb, __u32 offset, stru
   } else {
     struct iphdr ip;
 
-    if (load_header(skb, p, offset, &ip, sizeof(ip)) || ip.version != 4 || ip.ihl < 5 ||
+    if (load_header(ctx, p, offset, &ip, sizeof(ip)) || ip.version != 4 || ip.ihl < 5 ||
         (ip.frag_off & bpf_htons(0x1fff)))
       return PARSED;
     proto = ip.protocol;
@@ -269,7 +275,7 @@ static __noinline int parse_icmp_quote(struct __sk_buff *skb, __u32 offset, stru
     offset += ip.ihl * 4;
   }
   if (proto != IPPROTO_TCP && proto != IPPROTO_UDP) return PARSED;
-  if (load_header(skb, p, offset, ports, sizeof(ports))) return PARSED;
+  if (load_header(ctx, p, offset, ports, sizeof(ports))) return PARSED;
   p->quoted.sport = ports[1];
   p->quoted.dport = ports[0];
   p->quoted.proto = proto;
@@ -281,10 +287,10 @@ static __noinline int parse_icmp_quote(struct __sk_buff *skb, __u32 offset, stru
  * A length that receivers refuse is the stack's matter. IPv6 ones take 0 for a
  * datagram that goes on to the end of its packet (RFC 2675).
  */
-static __always_inline int parse_udp(struct __sk_buff *skb, __u32 offset, struct packet *p) {
+static __always_inline int parse_udp(ctx_t *ctx, __u32 offset, struct packet *p) {
   __u32 len;
 
-  if (load_header(skb, p, offset, &p->udp, sizeof(p->udp))) return truncated(p);
+  if (load_header(ctx, p, offset, &p->udp, sizeof(p->udp))) return truncated(p);
   len = bpf_ntohs(p->udp.len);
   if (!(len == 0 && p->is_v6)) {
     if (len < sizeof(p->udp)) return TPX_R_MALFORMED;
@@ -296,55 +302,55 @@ static __always_inline int parse_udp(struct __sk_buff *skb, __u32 offset, struct
   return PARSED;
 }
 
-static __always_inline int parse_transport(struct __sk_buff *skb, __u32 offset, struct packet *p) {
+static __always_inline int parse_transport(ctx_t *ctx, __u32 offset, struct packet *p) {
   if (p->flow.proto == IPPROTO_TCP) {
-    if (load_header(skb, p, offset, &p->tcp, sizeof(p->tcp))) return truncated(p);
+    if (load_header(ctx, p, offset, &p->tcp, sizeof(p->tcp))) return truncated(p);
     if (p->tcp.doff < 5) return TPX_R_MALFORMED;
     p->kind = PACKET_TCP;
     p->flow.sport = p->tcp.source;
     p->flow.dport = p->tcp.dest;
     return PARSED;
   }
-  if (p->flow.proto == IPPROTO_UDP) return parse_udp(skb, offset, p);
+  if (p->flow.proto == IPPROTO_UDP) return parse_udp(ctx, offset, p);
   p->kind = PACKET_OTHER;
   if (p->flow.proto == IPPROTO_UDPLITE) {
     __be16 ports[2];
 
-    if (load_header(skb, p, offset, ports, sizeof(ports))) return truncated(p);
+    if (load_header(ctx, p, offset, ports, sizeof(ports))) return truncated(p);
     p->flow.sport = ports[0];
     p->flow.dport = ports[1];
   } else if (p->flow.proto == IPPROTO_ICMP || p->flow.proto == NEXTHDR_ICMPV6) {
     __u8 type;
 
-    if (load_header(skb, p, offset, &type, 1)) return truncated(p);
+    if (load_header(ctx, p, offset, &type, 1)) return truncated(p);
     p->unanswerable = is_unanswerable_icmp(p, type);
-    if (is_icmp_error(p, type)) return parse_icmp_quote(skb, offset + 8, p);
+    if (is_icmp_error(p, type)) return parse_icmp_quote(ctx, offset + 8, p);
   }
   return PARSED;
 }
 
 /* p must be zeroed. Returns PARSED or the reason to leave with. */
-static __always_inline int parse_packet(struct __sk_buff *skb, struct packet *p) {
-  __be16 proto = ctx_protocol(skb);
+static __always_inline int parse_packet(ctx_t *ctx, struct packet *p) {
+  __be16 proto = ctx_protocol(ctx);
   __u32 offset = 0;
   int reason;
 
-  if (ctx_vlan_id(skb)) return TPX_R_VLAN_TAGGED;
+  if (ctx_vlan_id(ctx)) return TPX_R_VLAN_TAGGED;
   if (proto == bpf_htons(ETH_P_8021Q) || proto == bpf_htons(ETH_P_8021AD)) {
     struct vlan_tag tag;
 
-    if (ctx_load(skb, 0, &tag, sizeof(tag))) return TPX_R_MALFORMED;
+    if (ctx_load(ctx, 0, &tag, sizeof(tag))) return TPX_R_MALFORMED;
     if (tag.tci & bpf_htons(0xfff)) return TPX_R_VLAN_TAGGED;
     proto = tag.proto; /* id 0 carries a priority only (802.1p) */
     offset = sizeof(tag);
   }
   if (proto == bpf_htons(ETH_P_IP))
-    reason = parse_v4(skb, &offset, p);
+    reason = parse_v4(ctx, &offset, p);
   else if (proto == bpf_htons(ETH_P_IPV6))
-    reason = parse_v6(skb, &offset, p);
+    reason = parse_v6(ctx, &offset, p);
   else
     return TPX_R_NOT_IP;
   if (reason != PARSED) return reason;
   if (p->kind == PACKET_LATER_FRAGMENT || p->kind == PACKET_OPAQUE) return PARSED;
-  return parse_transport(skb, offset, p);
+  return parse_transport(ctx, offset, p);
 }

@@ -200,8 +200,8 @@ static __noinline __u32 first_common_rule(const struct tpx_tables *t, const stru
 
 /* The rules that accept a value of an attribute. */
 static __noinline const struct tpx_bits *rules_of_value(const struct tpx_tables *t, __u32 generation,
-                                                        __u32 attribute, __u64 value) {
-  struct tpx_attribute_key key = {.value = value, .attribute = attribute};
+                                                        __u32 attribute, __u64 value, __u32 device) {
+  struct tpx_attribute_key key = {.value = value, .attribute = attribute, .device = device};
   __u32 slot = generation & 1;
   struct tpx_bits *bits;
   void *attributes;
@@ -233,12 +233,12 @@ static __always_inline void add_by_link(const struct tpx_tables *t, __u32 genera
     return;
   }
   if (asks_for(t, TPX_ATTR_DEVICE))
-    c->by_device = rules_of_value(t, generation, TPX_ATTR_DEVICE, link->ifindex);
+    c->by_device = rules_of_value(t, generation, TPX_ATTR_DEVICE, link->ifindex, 0);
   if (asks_for(t, TPX_ATTR_MAC)) {
     __u64 mac = 0;
 
     __builtin_memcpy(&mac, link->mac, sizeof(link->mac));
-    c->by_mac = rules_of_value(t, generation, TPX_ATTR_MAC, mac);
+    c->by_mac = rules_of_value(t, generation, TPX_ATTR_MAC, mac, 0);
   }
   if (asks_for(t, TPX_ATTR_DSCP)) c->class[BY_DSCP] = t->dscp_class[link->dscp & 63];
   if (asks_for(t, TPX_ATTR_MARK)) c->class[BY_MARK] = mark_class(t, link->mark);
@@ -261,6 +261,7 @@ static __always_inline void verdict_of_rule(const struct tpx_tables *t, __u32 in
   v->source = rule->source;
   v->mapping = rule->mapping;
   v->limit = rule->rate ? index + 1 : 0;
+  v->logs = rule->log != TPX_LOG_NONE;
   v->to = rule->to;
 }
 
@@ -329,8 +330,8 @@ static __always_inline int concerns_other_protocols(void) {
   return t && t->classify_others;
 }
 
-/* Bit per enum tpx_attribute. */
-static __always_inline __u32 asked_of_link(void) {
+/* Of the live generation: bit per enum tpx_attribute. */
+static __always_inline __u32 asked_attributes(void) {
   struct tpx_tables *t = tables_of(live_generation());
 
   return t ? t->asks : 0;

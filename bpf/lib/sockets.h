@@ -39,13 +39,13 @@ static __always_inline int guard_is_set(void) {
  * runs sk_lookup programs, ours included. The guard makes ours answer at once:
  * a listener is no owner. Same CPU, softirqs off, so nobody else sees it set.
  */
-static __noinline int tcp_owner(struct __sk_buff *skb, const struct tpx_flow *flow) {
+static __noinline int tcp_owner(ctx_t *ctx, const struct tpx_flow *flow) {
   struct bpf_sock *sk;
   __u32 state;
 
   if (!flow || tpx_sees_no_socket) return OWNED_BY_NONE;
   set_guard(1);
-  sk = lookup_tcp(skb, flow);
+  sk = lookup_tcp(ctx, flow);
   set_guard(0);
   if (!sk) return OWNED_BY_NONE;
   state = sk->state;
@@ -67,7 +67,7 @@ static __always_inline int is_unanswered_upstream(struct bpf_sock *sk, const str
  * looks the same. Then the other end of the tuple is an upstream socket of ours,
  * and the SYN has fewer hops left than that socket sends with; the client's has more.
  */
-static __noinline int is_own_syn(struct __sk_buff *skb, struct packet *p) {
+static __noinline int is_own_syn(ctx_t *ctx, struct packet *p) {
   struct tpx_flow reversed;
   struct tcp_sock *tcp;
   struct bpf_sock *sk;
@@ -76,7 +76,7 @@ static __noinline int is_own_syn(struct __sk_buff *skb, struct packet *p) {
   if (!p || p->tcp.ack || p->tcp.fin || p->tcp.rst) return 0;
   reversed = reverse_of(&p->flow);
   set_guard(1);
-  sk = lookup_tcp(skb, &reversed);
+  sk = lookup_tcp(ctx, &reversed);
   set_guard(0);
   if (!sk) return 0;
   tcp = bpf_skc_to_tcp_sock(sk);
@@ -96,13 +96,13 @@ static __noinline int is_own_syn(struct __sk_buff *skb, struct packet *p) {
  * on TCP's side of the clients. They own what is said about their datagrams, and
  * nothing that is addressed to the server.
  */
-static __noinline int udp_owner(struct __sk_buff *skb, const struct tpx_flow *flow, __u32 mark) {
+static __noinline int udp_owner(ctx_t *ctx, const struct tpx_flow *flow, __u32 mark) {
   struct bpf_sock *sk;
   int bound;
 
   if (!flow || tpx_sees_no_socket) return OWNED_BY_NONE;
   set_guard(1);
-  sk = lookup_udp(skb, flow);
+  sk = lookup_udp(ctx, flow);
   set_guard(0);
   if (!sk) return OWNED_BY_NONE;
   bound = is_bound_to(sk, &flow->dst) && (sk->mark & tpx_mark_mask) == mark;

@@ -15,6 +15,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "descriptor_budget.h"
+#include "flow_log.h"
 #include "kernel_decisions.h"
 #include "signals.h"
 #include "tpx/base/log.h"
@@ -76,7 +77,7 @@ class Gateway {
 
   // BPF learns of the workers when all of them serve.
   absl::Status Start();
-  absl::Status Serve(int signal_fd);
+  absl::Status Serve(int signal_fd, FlowLog& flow_log);
 
  private:
   data::WorkerOptions OptionsFor(uint32_t id, const DescriptorBudget& budget, uint16_t port);
@@ -233,7 +234,7 @@ void Gateway::OnSignals(int count) {
   }
 }
 
-absl::Status Gateway::Serve(int signal_fd) {
+absl::Status Gateway::Serve(int signal_fd, FlowLog& flow_log) {
   TPX_ASSIGN_OR_RETURN(auto monitor, sys::RtnlMonitor::Open());
   // Whatever changed between load and here was not seen by the monitor.
   TPX_RETURN_IF_ERROR(attached_.RefreshLocalAddresses());
@@ -242,10 +243,11 @@ absl::Status Gateway::Serve(int signal_fd) {
   absl::Status verdict;
   Clock::time_point next_check = Clock::now();
   while (!Finished()) {
-    pollfd fds[] = {{signal_fd, POLLIN, 0}, {monitor.fd(), POLLIN, 0}};
-    if (poll(fds, 2, draining_ ? 20 : kTickMs) < 0 && errno != EINTR) return ErrnoStatus(errno, "poll");
+    pollfd fds[] = {{signal_fd, POLLIN, 0}, {monitor.fd(), POLLIN, 0}, {flow_log.fd(), POLLIN, 0}};
+    if (poll(fds, 3, draining_ ? 20 : kTickMs) < 0 && errno != EINTR) return ErrnoStatus(errno, "poll");
     if (fds[0].revents != 0) OnSignals(DrainSignals(signal_fd));
     if (fds[1].revents != 0 && verdict.ok()) FollowNetwork(monitor);
+    flow_log.Write();
     if (!verdict.ok() || Clock::now() < next_check) continue;
     next_check = Clock::now() + std::chrono::milliseconds(kTickMs);
     verdict = CheckKernelSide();
@@ -287,9 +289,10 @@ absl::Status RunGateway(const control::Paths& paths, const Source& source) {
   TPX_RETURN_IF_ERROR(EnsureLoaded(paths, source));
   TPX_ASSIGN_OR_RETURN(auto attached, control::Attached::Open(paths));
   TPX_ASSIGN_OR_RETURN(auto decisions, KernelDecisions::Open(paths.pins));
+  TPX_ASSIGN_OR_RETURN(auto flow_log, FlowLog::Open(paths));
   Gateway gateway(std::move(attached), std::move(decisions), source.config);
   TPX_RETURN_IF_ERROR(gateway.Start());
-  return gateway.Serve(signals.get());
+  return gateway.Serve(signals.get(), flow_log);
 }
 
 }  // namespace tpx::app

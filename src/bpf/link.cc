@@ -4,9 +4,13 @@
 #include <bpf/bpf.h>
 #include <bpf/libbpf.h>
 #include <fcntl.h>
+#include <linux/if_link.h>
 #include <unistd.h>
 
+#include <algorithm>
+#include <array>
 #include <cerrno>
+#include <iterator>
 
 #include "libbpf_log.h"
 #include "tpx/base/status.h"
@@ -19,6 +23,19 @@ namespace {
 constexpr std::string_view kSkLookupName = "tpx_sk_lookup";
 constexpr std::string_view kLanName = "tpx_lan";
 constexpr std::string_view kWanName = "tpx_wan";
+
+struct CgroupHook {
+  std::string_view program;
+  bpf_attach_type hook;
+};
+constexpr CgroupHook kCgroupHooks[] = {
+    {"tpx_sock_create", BPF_CGROUP_INET_SOCK_CREATE}, {"tpx_sock_ops", BPF_CGROUP_SOCK_OPS},
+    {"tpx_getsockopt", BPF_CGROUP_GETSOCKOPT},        {"tpx_peername4", BPF_CGROUP_INET4_GETPEERNAME},
+    {"tpx_peername6", BPF_CGROUP_INET6_GETPEERNAME},  {"tpx_recvmsg4", BPF_CGROUP_UDP4_RECVMSG},
+    {"tpx_recvmsg6", BPF_CGROUP_UDP6_RECVMSG},        {"tpx_sendmsg4", BPF_CGROUP_UDP4_SENDMSG},
+    {"tpx_sendmsg6", BPF_CGROUP_UDP6_SENDMSG},        {"tpx_connect4", BPF_CGROUP_INET4_CONNECT},
+    {"tpx_connect6", BPF_CGROUP_INET6_CONNECT},
+};
 
 // libbpf returns negative errors here; the kernel's text, where libbpf has got
 // one, is in its log.
@@ -62,12 +79,40 @@ absl::StatusOr<UniqueFd> AttachTcx(int program_fd, int ifindex) {
   return fd;
 }
 
+absl::StatusOr<UniqueFd> AttachXdp(int program_fd, int ifindex, XdpHook hook) {
+  LibbpfLog log;
+  LIBBPF_OPTS(bpf_link_create_opts, options);
+  options.flags = hook == XdpHook::kNative ? XDP_FLAGS_DRV_MODE : XDP_FLAGS_SKB_MODE;
+  UniqueFd fd(bpf_link_create(program_fd, ifindex, BPF_XDP, &options));
+  if (!fd) return ErrnoStatus(errno, "create XDP link");
+  return fd;
+}
+
 absl::StatusOr<UniqueFd> AttachSkLookup(int program_fd) {
   UniqueFd netns(open("/proc/thread-self/ns/net", O_RDONLY | O_CLOEXEC));
   if (!netns) return ErrnoStatus(errno, "open /proc/thread-self/ns/net");
   UniqueFd fd(bpf_link_create(program_fd, netns.get(), BPF_SK_LOOKUP, nullptr));
   if (!fd) return ErrnoStatus(errno, "create sk_lookup link");
   return fd;
+}
+
+absl::StatusOr<UniqueFd> AttachCgroup(int program_fd, const std::string& folder, std::string_view program) {
+  const auto* hook = std::ranges::find(kCgroupHooks, program, &CgroupHook::program);
+  if (hook == std::end(kCgroupHooks)) return absl::InternalError(StrCat("no hook for ", program));
+  UniqueFd cgroup(open(folder.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
+  if (!cgroup) return ErrnoStatus(errno, StrCat("open ", folder));
+  UniqueFd fd(bpf_link_create(program_fd, cgroup.get(), hook->hook, nullptr));
+  if (!fd) return ErrnoStatus(errno, StrCat("create the link of ", program));
+  return fd;
+}
+
+std::span<const std::string_view> LocalPrograms() {
+  static constexpr auto kNames = [] {
+    std::array<std::string_view, std::size(kCgroupHooks)> names;
+    std::ranges::transform(kCgroupHooks, names.begin(), &CgroupHook::program);
+    return names;
+  }();
+  return kNames;
 }
 
 absl::Status PinLink(int link_fd, const std::string& path) {
@@ -88,7 +133,9 @@ absl::StatusOr<LinkState> InspectLink(const std::string& pin) {
   TPX_ASSIGN_OR_RETURN(bpf_link_info info, LinkInfo(fd.get()));
   LinkState state{.id = info.id, .program_id = info.prog_id};
   if (info.type == kLinkTypeTcx) state.target = TcxIfindex(info);
+  if (info.type == BPF_LINK_TYPE_XDP) state.target = info.xdp.ifindex;
   if (info.type == BPF_LINK_TYPE_NETNS) state.target = info.netns.netns_ino;
+  if (info.type == BPF_LINK_TYPE_CGROUP) state.target = info.cgroup.cgroup_id;
   return state;
 }
 

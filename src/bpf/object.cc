@@ -3,7 +3,9 @@
 
 #include <bpf/libbpf.h>
 
+#include <algorithm>
 #include <cerrno>
+#include <iterator>
 #include <vector>
 
 #include "absl/strings/str_format.h"
@@ -19,6 +21,10 @@ namespace tpx::bpf {
 namespace {
 
 constexpr size_t kVerifierLines = 20;
+
+// Of the judge's maps those that it reads; the last one is the judge's own.
+constexpr std::string_view kMapsOfJudge[] = {"tpx_control", "tpx_tables", "tpx_prefixes", "tpx_attributes",
+                                             "tpx_questions"};
 
 absl::Status PinOne(int result, std::string_view what, const std::string& path) {
   return result == 0 ? absl::OkStatus() : ErrnoStatus(-result, StrCat("pin ", what, " at ", path));
@@ -65,6 +71,8 @@ absl::StatusOr<Object> Object::Open(const Knobs& knobs) {
   object.skeleton_->rodata->tpx_mark_mask = knobs.mark_mask;
   object.skeleton_->rodata->tpx_own_mark = knobs.own_mark;
   object.skeleton_->rodata->tpx_sees_no_socket = knobs.sees_no_socket ? 1 : 0;
+  bpf_program__set_autoload(object.skeleton_->progs.tpx_judge, false);
+  bpf_map__set_autocreate(object.skeleton_->maps.tpx_questions, false);
   return object;
 }
 
@@ -94,7 +102,8 @@ absl::StatusOr<Object> Object::LoadOnMapsOf(const std::string& dir, const Knobs&
   TPX_ASSIGN_OR_RETURN(Object object, Open(knobs));
   bpf_map* map = nullptr;
   bpf_object__for_each_map(map, object.skeleton_->obj) {
-    if (!bpf_map__is_internal(map)) TPX_RETURN_IF_ERROR(object.ReuseMap(map, dir));
+    if (!bpf_map__is_internal(map) && bpf_map__autocreate(map))
+      TPX_RETURN_IF_ERROR(object.ReuseMap(map, dir));
   }
   TPX_RETURN_IF_ERROR(object.LoadIntoKernel());
   return object;
@@ -103,8 +112,10 @@ absl::StatusOr<Object> Object::LoadOnMapsOf(const std::string& dir, const Knobs&
 absl::StatusOr<Object> Object::LoadForTrial(const std::string& dir, std::span<const char* const> shared,
                                             const Knobs& knobs) {
   TPX_ASSIGN_OR_RETURN(Object object, Open(knobs));
-  bpf_program__set_autoload(object.skeleton_->progs.tpx_wan, false);
-  bpf_program__set_autoload(object.skeleton_->progs.tpx_sk_lookup, false);
+  bpf_program* program = nullptr;
+  bpf_object__for_each_program(program, object.skeleton_->obj) {
+    bpf_program__set_autoload(program, program == object.skeleton_->progs.tpx_lan);
+  }
   for (const char* name : shared) {
     bpf_map* map = bpf_object__find_map_by_name(object.skeleton_->obj, name);
     if (map == nullptr) return absl::InternalError(StrCat("there is no map ", name));
@@ -114,16 +125,35 @@ absl::StatusOr<Object> Object::LoadForTrial(const std::string& dir, std::span<co
   return object;
 }
 
+absl::StatusOr<Object> Object::LoadJudge() {
+  TPX_ASSIGN_OR_RETURN(Object object, Open({}));
+  bpf_object* const all = object.skeleton_->obj;
+  bpf_program* program = nullptr;
+  bpf_object__for_each_program(program, all) bpf_program__set_autoload(program, false);
+  bpf_program__set_autoload(object.skeleton_->progs.tpx_judge, true);
+  bpf_map* map = nullptr;
+  bpf_object__for_each_map(map, all) {
+    const std::string_view name = bpf_map__name(map);
+    const bool used =
+        std::find(std::begin(kMapsOfJudge), std::end(kMapsOfJudge), name) != std::end(kMapsOfJudge);
+    if (!bpf_map__is_internal(map)) bpf_map__set_autocreate(map, used);
+  }
+  TPX_RETURN_IF_ERROR(object.LoadIntoKernel());
+  return object;
+}
+
 int Object::lan_fd() const { return bpf_program__fd(skeleton_->progs.tpx_lan); }
 int Object::wan_fd() const { return bpf_program__fd(skeleton_->progs.tpx_wan); }
+int Object::xdp_fd() const { return bpf_program__fd(skeleton_->progs.tpx_xdp_early); }
 int Object::sk_lookup_fd() const { return bpf_program__fd(skeleton_->progs.tpx_sk_lookup); }
+int Object::judge_fd() const { return bpf_program__fd(skeleton_->progs.tpx_judge); }
 
 absl::Status Object::PinMaps(const std::string& dir) const {
   LibbpfLog log;
   bpf_map* map = nullptr;
   bpf_object__for_each_map(map, skeleton_->obj) {
     // Constants and such belong to the programs alone, and what is pinned to others.
-    if (bpf_map__is_internal(map) || bpf_map__is_pinned(map)) continue;
+    if (bpf_map__is_internal(map) || bpf_map__is_pinned(map) || !bpf_map__autocreate(map)) continue;
     const std::string path = StrCat(dir, "/", bpf_map__name(map));
     TPX_RETURN_IF_ERROR(PinOne(bpf_map__pin(map, path.c_str()), bpf_map__name(map), path));
   }
@@ -134,6 +164,7 @@ absl::Status Object::PinPrograms(const std::string& dir) const {
   LibbpfLog log;
   bpf_program* program = nullptr;
   bpf_object__for_each_program(program, skeleton_->obj) {
+    if (!bpf_program__autoload(program)) continue;
     const std::string path = StrCat(dir, "/", bpf_program__name(program));
     TPX_RETURN_IF_ERROR(PinOne(bpf_program__pin(program, path.c_str()), bpf_program__name(program), path));
   }

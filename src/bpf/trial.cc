@@ -19,4 +19,10 @@ absl::Status RunTrial(int program_fd, const TrialPacket& packet) {
   return result == 0 ? absl::OkStatus() : ErrnoStatus(-result, "run of the program on a trial packet");
 }
 
+absl::Status RunJudge(int program_fd) {
+  LIBBPF_OPTS(bpf_test_run_opts, options);
+  const int result = bpf_prog_test_run_opts(program_fd, &options);
+  return result == 0 ? absl::OkStatus() : ErrnoStatus(-result, "run of the judge");
+}
+
 }  // namespace tpx::bpf

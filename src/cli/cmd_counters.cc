@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
+#include <algorithm>
 #include <nlohmann/json.hpp>
 
 #include "absl/strings/str_format.h"
@@ -29,6 +30,12 @@ Json NamedCounters(const Totals& values) {
   return named;
 }
 
+Json EventsToJson(const observe::EventCounts& events) {
+  return {{"trace_matched", events.matched},   {"trace_sent", events.sent},
+          {"trace_lost", events.lost},         {"log_sent", events.log_sent},
+          {"log_skipped", events.log_skipped}, {"log_lost", events.log_lost}};
+}
+
 Json ToJson(const app::GatewayView& view) {
   Json reasons = Json::array(), rules = Json::array(), workers = Json::array();
   for (size_t i = 0; i < TPX_REASON_COUNT; i++) {
@@ -53,6 +60,7 @@ Json ToJson(const app::GatewayView& view) {
   return {{"generation", view.counts.generation},
           {"reasons", reasons},
           {"rules", rules},
+          {"events", EventsToJson(view.counts.events)},
           {"workers", workers},
           {"totals", NamedCounters(Sum(view.counts.workers))}};
 }
@@ -71,13 +79,35 @@ void PrintReasons(const app::GatewayView& view, const char* hook, const char* ti
   if (!any) env.out << kNothingYet;
 }
 
+void PrintEvents(const observe::EventCounts& events, Env& env) {
+  struct Line {
+    uint64_t count;
+    const char *name, *text;
+  };
+  const Line lines[] = {
+      {events.sent, "trace_sent", "events sent to 'trace'"},
+      {events.lost, "trace_lost", "events lost because 'trace' did not read them in time"},
+      {events.log_sent, "log_sent", "flows of rules with 'log' sent to the proxy"},
+      {events.log_skipped, "log_skipped", "of these left out: more than 10 a second of one rule on one CPU"},
+      {events.log_lost, "log_lost", "of these lost: no proxy was there to write them"}};
+  const bool any =
+      std::any_of(std::begin(lines), std::end(lines), [](const Line& l) { return l.count != 0; });
+  if (any) env.out << "events\n";
+  for (const Line& line : lines)
+    if (line.count != 0)
+      env.out << absl::StrFormat("  %14s  %-27s %s\n", Grouped(line.count), line.name, line.text);
+}
+
 void Print(const app::GatewayView& view, Env& env) {
   PrintReasons(view, "tc", "packets, by what became of them at tc ingress", env);
   PrintReasons(view, "lookup", "lookups, by what became of them at sk_lookup", env);
+  if (view.state.local.enabled)
+    PrintReasons(view, "local", "calls of the gateway's own processes, by what became of them", env);
   env.out << "new flows, by rule (policy generation " << view.counts.generation << ")\n";
   for (size_t i = 0; i < view.counts.rules.size(); i++)
     env.out << absl::StrFormat("  %14s  %-8s %s\n", Grouped(view.counts.rules[i].packets),
                                view.rules[i].action, view.rules[i].name);
+  PrintEvents(view.counts.events, env);
   env.out << "proxy, all workers\n";
   Totals totals = Sum(view.counts.workers);
   if (totals == Totals{}) env.out << kNothingYet;

@@ -78,6 +78,7 @@ void Print(const app::FlowExplained& explained, Env& env) {
 }  // namespace
 
 int RunExplain(const Options& options, Env& env) {
+  if (!options.diff.empty()) return RunExplainDiff(options, env);
   const auto flow = ParseFlow(options.flow);
   if (!flow.ok()) {
     Fail(env, flow.status());

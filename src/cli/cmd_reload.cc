@@ -1,7 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
+#include <ostream>
+
 #include "absl/strings/str_cat.h"
 #include "command.h"
 #include "report.h"
+#include "tpx/app/existing.h"
 #include "tpx/app/gateway.h"
 #include "tpx/base/status.h"
 
@@ -21,7 +24,7 @@ void AddSizes(const policy::Config& now, const policy::Config& before, std::vect
   }
 }
 
-absl::StatusOr<std::vector<std::string>> ReloadSets(const control::Paths& paths, Env& env) {
+absl::StatusOr<control::ReloadReport> ReloadSets(const control::Paths& paths, Env& env) {
   std::vector<std::string> lines;
   auto reread = [&](const control::StoredConfig& loaded) -> absl::StatusOr<policy::Config> {
     TPX_ASSIGN_OR_RETURN(app::RereadSets sets, app::RereadSetsOf(loaded));
@@ -29,26 +32,33 @@ absl::StatusOr<std::vector<std::string>> ReloadSets(const control::Paths& paths,
     AddSizes(sets.config, loaded.config, lines);
     return std::move(sets.config);
   };
-  TPX_ASSIGN_OR_RETURN(const control::ReloadReport report, control::ReloadChanged(paths, reread));
-  lines.insert(lines.end(), report.lines.begin(), report.lines.end());
-  return lines;
+  TPX_ASSIGN_OR_RETURN(control::ReloadReport report, control::ReloadChanged(paths, reread));
+  report.lines.insert(report.lines.begin(), lines.begin(), lines.end());
+  return report;
 }
 
-absl::StatusOr<std::vector<std::string>> ReloadAll(const control::Paths& paths, const Options& options,
-                                                   Env& env) {
+absl::StatusOr<control::ReloadReport> ReloadAll(const control::Paths& paths, const Options& options,
+                                                Env& env) {
   TPX_ASSIGN_OR_RETURN(app::Source source,
                        app::FindSource({options.config, options.lan, options.wan}, paths, false));
   Warn(env, source.warnings);
-  TPX_ASSIGN_OR_RETURN(control::ReloadReport report, control::Reload(paths, source.config, source.text));
-  return std::move(report.lines);
+  return control::Reload(paths, source.config, source.text);
+}
+
+app::Existing ExistingOf(const Options& options) {
+  if (options.existing == "drain") return app::Existing::kDrain;
+  return options.existing == "abort" ? app::Existing::kAbort : app::Existing::kKeep;
 }
 
 }  // namespace
 
 int RunReload(const Options& options, Env& env) {
   const control::Paths paths = app::InstancePaths(options.instance);
-  const auto lines = options.sets ? ReloadSets(paths, env) : ReloadAll(paths, options, env);
-  return lines.ok() ? Answer(env, *lines) : Fail(env, lines.status());
+  auto reload = [&] { return options.sets ? ReloadSets(paths, env) : ReloadAll(paths, options, env); };
+  // Shown as they come: draining takes its time.
+  auto tell = [&](const std::string& line) { env.out << line << std::endl; };
+  const absl::Status status = app::ReloadWith(paths, ExistingOf(options), reload, tell);
+  return status.ok() ? kDone : Fail(env, status);
 }
 
 }  // namespace tpx::cli

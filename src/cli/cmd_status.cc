@@ -25,6 +25,23 @@ Json DevicesToJson(const control::StateSnapshot& state) {
   return devices;
 }
 
+Json LocalToJson(const control::StateSnapshot& state) {
+  Json local = {{"enabled", state.local.enabled}};
+  if (state.local.enabled) local.update({{"cgroup", state.local.cgroup}, {"attached", state.local_attached}});
+  return local;
+}
+
+Json EarlyDropToJson(const control::StateSnapshot& state) {
+  Json devices = Json::array();
+  for (const control::EarlyDropState& e : state.early)
+    devices.push_back({{"device", e.early.device},
+                       {"ifindex", e.early.ifindex},
+                       {"xdp", control::XdpPlaceName(e.early.place)},
+                       {"why", e.early.why},
+                       {"attached", e.attached}});
+  return devices;
+}
+
 Json RoutesToJson(const std::vector<control::RouteState>& routes) {
   Json list = Json::array();
   for (const control::RouteState& route : routes)
@@ -67,7 +84,9 @@ Json ToJson(const app::GatewayView& view, const std::string& instance) {
           {"generation", state.generation},
           {"problems", state.problems},
           {"devices", DevicesToJson(state)},
+          {"early_drop", EarlyDropToJson(state)},
           {"sk_lookup_attached", state.sk_lookup_attached},
+          {"local", LocalToJson(state)},
           {"routing_rules", RoutesToJson(state.rules)},
           {"routes", RoutesToJson(state.routes)},
           {"rules", RulesToJson(view)},
@@ -82,6 +101,21 @@ void PrintDevices(const control::StateSnapshot& state, Env& env) {
                                d.attached ? "attached"
                                : d.exists ? "NOT ATTACHED"
                                           : "gone");
+}
+
+void PrintLocal(const control::StateSnapshot& state, Env& env) {
+  if (!state.local.enabled) return;
+  env.out << "local flows\n  cgroup " << state.local.cgroup << "  "
+          << (state.local_attached ? "attached" : "NOT ATTACHED") << '\n';
+}
+
+void PrintEarlyDrop(const control::StateSnapshot& state, Env& env) {
+  if (state.early.empty()) return;
+  env.out << "early drop by XDP\n";
+  for (const control::EarlyDropState& e : state.early)
+    env.out << absl::StrFormat(
+        "  %-15s  %-7s  %s%s\n", e.early.device, control::XdpPlaceName(e.early.place),
+        e.early.place != control::XdpPlace::kNone && !e.attached ? "NOT ATTACHED " : "", e.early.why);
 }
 
 // "to 192.0.2.1:53, closed when the proxy is down"
@@ -131,6 +165,8 @@ void Print(const app::GatewayView& view, const std::string& instance, Env& env) 
     env.out << "instance " << instance << ": loaded\n";
     PrintProxy(view, env);
     PrintDevices(state, env);
+    PrintLocal(state, env);
+    PrintEarlyDrop(state, env);
     PrintRules(view, env);
   }
   for (const std::string& problem : state.problems) env.out << "problem: " << problem << '\n';

@@ -19,11 +19,15 @@ constexpr Command kCommands[] = {
      "Serves until SIGTERM, then takes no new flow, lets sessions end for drain_timeout and exits; "
      "a second SIGTERM ends at once. Reports readiness to systemd (Type=notify).",
      kConfig | kDevices, RunRun},
-    {"reload", "publish a new policy; no flow is cut",
+    {"reload", "publish a new policy; no flow is cut unless --existing says so",
      "Compiles the file, follows changes of the interfaces and swaps the policy in one step. "
      "A faulty file changes nothing. With --sets only the files of the sets are read again; "
-     "the rest stays as it was loaded, whatever the configuration file says by now.",
-     kConfig | kDevices | kSets, RunReload},
+     "the rest stays as it was loaded, whatever the configuration file says by now. "
+     "--existing is about the proxied TCP sessions and the UDP flows that the new policy judges otherwise: "
+     "'keep' leaves them alone, 'abort' resets and forgets them, 'drain' lets them end by themselves, waits "
+     "for that for drain_timeout and then does as 'abort'; interrupted, it leaves them alone. "
+     "'tpx-bpf explain --diff FILE' shows them before.",
+     kConfig | kDevices | kReload, RunReload},
     {"upgrade", "replace the programs in the kernel by this build's; no flow is cut",
      "Each program is replaced in one step, on the same maps: policy, flows and counters stay. "
      "Needs the same kernel contract ('abi' of version and status). A running proxy runs on.",
@@ -39,12 +43,37 @@ constexpr Command kCommands[] = {
      "or, with --config, as if that file were; with the workers that are there. Changes nothing, no counter "
      "either. Examples: 'tpx-bpf explain tcp 192.0.2.2:40000 203.0.113.5:443', "
      "'tpx-bpf explain udp [2001:db8::2]:5000 [2001:db8:1::1]:53', 'tpx-bpf explain icmp 192.0.2.2 "
-     "203.0.113.5'.",
+     "203.0.113.5'. With --diff, which of the flows that are there FILE would judge otherwise: proxied TCP "
+     "sessions and all UDP.",
      kConfig | kFlow | kJson, RunExplain},
+    {"trace", "shows what becomes of packets as it is decided, a line each",
+     "Without arguments every decision: new flows, and what is dropped or refused; --all adds the packets of "
+     "known flows. What is shown is chosen in the kernel: PROTO is tcp, udp, icmp or any; SRC and DST are "
+     "ADDRESS[/LENGTH][:PORT] or any[:PORT], IPv6 as [ADDRESS/LENGTH]:PORT. Goes on until --count, --for or "
+     "Ctrl-C, and then says how many events the kernel had no room for. "
+     "Examples: 'tpx-bpf trace', 'tpx-bpf trace tcp 192.0.2.0/24 any:443', 'tpx-bpf trace --reason drop "
+     "--json'.",
+     kTrace | kJson, RunTrace},
     {"check", "check a configuration file without touching the kernel",
      "Prints every fault as file:line:column. Exit status 1 when there is one.", kFile | kJson, RunCheck},
     {"version", "version of the program and of its kernel contract", "", kJson, RunVersion},
 };
+
+void AddTraceOptions(CLI::App& app, TraceOptions& trace) {
+  app.add_option("PROTO", trace.proto, "tcp, udp, icmp or any");
+  app.add_option("SRC", trace.src, "senders, such as 192.0.2.0/24 or any:5060");
+  app.add_option("DST", trace.dst, "receivers, such as [2001:db8::/32]:443");
+  app.add_option("--rule", trace.rule, "only what this rule decided")->type_name("NAME");
+  app.add_option("--reason", trace.reasons,
+                 "only this reason or effect, as 'counters' names them; several times")
+      ->type_name("NAME")
+      ->allow_extra_args(false);
+  app.add_option("--in", trace.device, "only what comes in by this device")->type_name("DEV");
+  app.add_flag("--all", trace.all, "packets of known flows too");
+  app.add_option("--sample", trace.sample, "one of N, counted on each CPU by itself")->type_name("N");
+  app.add_option("--count", trace.count, "end after N events")->type_name("N");
+  app.add_option("--for", trace.duration, "end after this time, such as 30s")->type_name("DURATION");
+}
 
 void AddOptions(CLI::App& app, unsigned accepts, Options& options) {
   if (accepts & kConfig)
@@ -59,19 +88,28 @@ void AddOptions(CLI::App& app, unsigned accepts, Options& options) {
         ->allow_extra_args(false);
   }
   if (accepts & kDryRun) app.add_flag("--dry-run", options.dry_run, "say what would be done, change nothing");
-  if (accepts & kSets)
+  if (accepts & kReload) {
     app.add_flag("--sets", options.sets, "only read the files of the loaded configuration's sets again");
+    app.add_option("--existing", options.existing,
+                   "flows that the new policy judges otherwise: keep, drain or abort")
+        ->type_name("WHAT")
+        ->check(CLI::IsMember({"keep", "drain", "abort"}));
+  }
   if (accepts & kJson) app.add_flag("--json", options.json, "answer in JSON");
   if (accepts & kFlow) {
     FlowOptions& flow = options.flow;
-    app.add_option("PROTO", flow.proto, "tcp, udp or icmp")->required();
-    app.add_option("SRC", flow.src, "the client: ADDRESS[:PORT], IPv6 as [ADDRESS]:PORT")->required();
-    app.add_option("DST", flow.dst, "the server: ADDRESS:PORT; for icmp without a port")->required();
+    app.add_option("PROTO", flow.proto, "tcp, udp or icmp");
+    app.add_option("SRC", flow.src, "the client: ADDRESS[:PORT], IPv6 as [ADDRESS]:PORT");
+    app.add_option("DST", flow.dst, "the server: ADDRESS:PORT; for icmp without a port");
     app.add_option("--in", flow.device, "device that it comes in by; else the first LAN device")
         ->type_name("DEV");
     app.add_option("--mark", flow.mark, "mark that the packet has")->type_name("N");
     app.add_option("--mac", flow.mac, "link address of the sender")->type_name("ADDR");
+    app.add_option("--diff", options.diff, "in place of a flow: those that FILE would judge otherwise")
+        ->type_name("FILE");
+    app.add_flag("--all", options.all, "with --diff: show every one of them");
   }
+  if (accepts & kTrace) AddTraceOptions(app, options.trace);
   if (accepts & kFile) app.add_option("FILE", options.file, "configuration file (YAML)")->required();
 }
 
@@ -101,6 +139,22 @@ std::string Wrap(const std::string& text) {
     column += word.size();
   }
   return wrapped;
+}
+
+// A flow or --diff; empty: nothing is wrong.
+std::string FaultOfExplain(const Options& options, unsigned accepts) {
+  if ((accepts & kFlow) == 0) return "";
+  const FlowOptions& flow = options.flow;
+  const bool diff = !options.diff.empty();
+  const bool other = !(flow.proto.empty() && flow.device.empty() && flow.mark.empty() && flow.mac.empty() &&
+                       options.config.empty());
+  if (diff && other)
+    return "--diff is about all flows by one file: no flow, --in, --mark, --mac or --config beside it";
+  if (options.all && !diff) return "--all needs --diff";
+  if (diff) return "";
+  if (flow.proto.empty()) return "PROTO is required, or --diff FILE";
+  if (flow.src.empty()) return "SRC is required";
+  return flow.dst.empty() ? "DST is required" : "";
 }
 
 bool IsValidInstance(const std::string& name) {
@@ -151,6 +205,10 @@ int Dispatch(int argc, char** argv, Env& env) {
   if (options.sets && !(options.config.empty() && options.lan.empty())) {
     env.err
         << "tpx-bpf: --sets and --config, --lan or --wan exclude each other: it is about what is loaded\n";
+    return kUsage;
+  }
+  if (const std::string fault = FaultOfExplain(options, chosen->accepts); !fault.empty()) {
+    env.err << "tpx-bpf: " << fault << "; see 'tpx-bpf explain --help'\n";
     return kUsage;
   }
   int status = chosen->run(options, env);

@@ -15,8 +15,9 @@ enum Accepts : unsigned {
   kDryRun = 1 << 2,   // --dry-run
   kJson = 1 << 3,     // --json
   kFile = 1 << 4,     // FILE
-  kFlow = 1 << 5,     // PROTO SRC[:PORT] DST[:PORT], --in DEV, --mark N, --mac ADDR
-  kSets = 1 << 6,     // --sets
+  kFlow = 1 << 5,     // PROTO SRC[:PORT] DST[:PORT], --in DEV, --mark N, --mac ADDR; or --diff FILE, --all
+  kReload = 1 << 6,   // --sets, --existing WHAT
+  kTrace = 1 << 7,    // [PROTO [SRC [DST]]] and the options of trace
 };
 
 // One line of the command table. Nouns read, verbs change.
@@ -41,6 +42,8 @@ int RunReload(const Options& options, Env& env);
 int RunStatus(const Options& options, Env& env);
 int RunCounters(const Options& options, Env& env);
 int RunExplain(const Options& options, Env& env);
+int RunExplainDiff(const Options& options, Env& env);  // of explain, with --diff
+int RunTrace(const Options& options, Env& env);
 int RunCheck(const Options& options, Env& env);
 int RunVersion(const Options& options, Env& env);
 

@@ -25,15 +25,27 @@ struct FlowOptions {
   std::string device, mark, mac;  // empty: not given
 };
 
+// What a trace is to show, as it was typed; see trace_arguments.h.
+struct TraceOptions {
+  std::string proto, src, dst;
+  std::string rule, device, sample, count, duration;  // empty: not given
+  std::vector<std::string> reasons;
+  bool all = false;
+};
+
 // The options of one invocation. A command reads those that its table entry
 // asks for; the others keep their defaults.
 struct Options {
   std::string instance = "tpx-bpf";
   std::string config;  // empty: none given
   std::vector<std::string> lan, wan;
-  std::string file;  // positional argument of check
-  FlowOptions flow;  // of explain
+  std::string file;      // positional argument of check
+  FlowOptions flow;      // of explain
+  std::string diff;      // of explain: a candidate file
+  std::string existing;  // of reload: keep, drain or abort
+  TraceOptions trace;
   bool json = false;
+  bool all = false;
   bool dry_run = false;
   bool sets = false;
 };

@@ -23,6 +23,7 @@
 #include "tpx/base/strings.h"
 #include "tpx/bpf/maps.h"
 #include "tpx/bpf/pin_dir.h"
+#include "xdp.h"
 
 namespace tpx::control {
 namespace {
@@ -120,6 +121,9 @@ absl::StatusOr<std::vector<std::string>> Attached::ReconcileDevices() {
   TPX_RETURN_IF_ERROR(DropDevices(site, state, wanted.devices, lines));
   TPX_RETURN_IF_ERROR(added);
   TPX_RETURN_IF_ERROR(RepairRouting(site, state, lines));
+  const std::vector<EarlyDrop> early = state.early;
+  TPX_RETURN_IF_ERROR(SyncXdp(site, state, XdpAttempts::kNew, lines));
+  if (state.early != early) TPX_RETURN_IF_ERROR(WriteState(paths_, state));
   return lines;
 }
 

@@ -137,6 +137,7 @@ json RuleToJson(const Rule& rule, std::string& lists) {
           {"mapping", rule.mapping},
           {"target", TargetToJson(rule.target)},
           {"limit", LimitToJson(rule.limit)},
+          {"log", rule.log},
           {"matches_nothing", rule.matches_nothing},
           {"line", rule.line},
           {"column", rule.column}};
@@ -165,6 +166,7 @@ Rule RuleFromJson(const json& j, std::string_view& lists) {
           .mapping = j.at("mapping").get<tpx_mapping>(),
           .target = TargetFromJson(j.at("target")),
           .limit = LimitFromJson(j.at("limit")),
+          .log = j.at("log").get<tpx_log_mode>(),
           .matches_nothing = j.at("matches_nothing"),
           .line = j.at("line"),
           .column = j.at("column")};
@@ -241,6 +243,7 @@ Config FromJson(const json& j, std::string_view lists) {
   config.steering = SteeringFromJson(j.at("steering"));
   for (const json& rule : j.at("rules")) config.policy.rules.push_back(RuleFromJson(rule, lists));
   if (!lists.empty()) throw std::invalid_argument("there are more prefixes than rules name");
+  config.xdp = j.at("xdp").get<policy::XdpMode>();
   config.proxy = ProxyFromJson(j.at("proxy"));
   return config;
 }
@@ -278,6 +281,7 @@ std::string EncodeConfig(const policy::Config& config) {
                   {"local", {{"enabled", config.local.enabled}, {"cgroup", config.local.cgroup}}},
                   {"steering", SteeringToJson(config.steering)},
                   {"rules", rules},
+                  {"xdp", config.xdp},
                   {"proxy", ProxyToJson(config.proxy)}};
   return StrCat(j.dump(-1, ' ', false, json::error_handler_t::replace), "\n", lists);
 }

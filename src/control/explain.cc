@@ -11,7 +11,7 @@
 #include <span>
 #include <utility>
 
-#include "instance.h"
+#include "loaded.h"
 #include "local_addresses.h"
 #include "plan.h"
 #include "publish.h"
@@ -20,10 +20,8 @@
 #include "tpx/base/strings.h"
 #include "tpx/bpf/maps.h"
 #include "tpx/bpf/object.h"
-#include "tpx/bpf/pin_dir.h"
 #include "tpx/bpf/trial.h"
 #include "tpx/sys/mount.h"
-#include "tpx/sys/netns.h"
 #include "trial_frame.h"
 
 namespace tpx::control {
@@ -56,18 +54,6 @@ absl::StatusOr<Trial> MakeTrial(const std::string& live_pins, std::span<const ch
   Trial trial{.directory = std::move(directory), .object = std::move(object)};
   TPX_RETURN_IF_ERROR(trial.object.PinMaps(trial.pins()));
   return trial;
-}
-
-// Nothing where nothing is loaded.
-absl::StatusOr<std::optional<State>> LoadedState(const Paths& paths) {
-  if (!bpf::Exists(paths.pins)) return std::nullopt;
-  TPX_ASSIGN_OR_RETURN(State state, ReadState(paths));
-  if (state.abi_version != TPX_ABI_VERSION)
-    return absl::FailedPreconditionError("another version of the program loaded it; run 'tpx-bpf load'");
-  TPX_ASSIGN_OR_RETURN(const uint64_t netns, sys::CurrentNetns());
-  if (state.netns != netns)
-    return absl::FailedPreconditionError("loaded in another network namespace; run it there");
-  return state;
 }
 
 void NoteOtherBuild(const State& state, Explanation& explanation) {
@@ -202,7 +188,7 @@ void NoteCandidate(const std::optional<State>& state, const policy::Config& cand
 }  // namespace
 
 absl::StatusOr<Explanation> Explain(const Paths& paths, const TrialFlow& flow) {
-  TPX_ASSIGN_OR_RETURN(const std::optional<State> state, LoadedState(paths));
+  TPX_ASSIGN_OR_RETURN(const std::optional<State> state, ReadLoaded(paths));
   if (!state)
     return absl::FailedPreconditionError(
         "nothing is loaded; run 'tpx-bpf load' or ask for a file with --config");
@@ -221,7 +207,7 @@ absl::StatusOr<Explanation> Explain(const Paths& paths, const TrialFlow& flow) {
 
 absl::StatusOr<Explanation> ExplainCandidate(const Paths& paths, const policy::Config& candidate,
                                              const TrialFlow& flow) {
-  TPX_ASSIGN_OR_RETURN(const std::optional<State> state, LoadedState(paths));
+  TPX_ASSIGN_OR_RETURN(const std::optional<State> state, ReadLoaded(paths));
   TPX_ASSIGN_OR_RETURN(sys::Rtnl rtnl, sys::Rtnl::Open());
   TPX_ASSIGN_OR_RETURN(Plan plan, MakePlan(candidate, rtnl));
   Explanation explanation;

@@ -42,8 +42,8 @@ std::string EncodeEntry(const JournalEntry& entry) {
             return StrCat("filter ", e.filter.ifindex, " ", e.filter.priority, " ", e.filter.handle);
           },
           [](const sys::PolicyRule& e) {
-            return StrCat("rule ", FamilyNumber(e.family), " ", e.iif, " ", e.mark, " ", e.mask, " ", e.table,
-                          " ", e.priority);
+            return StrCat("rule ", FamilyNumber(e.family), " ", e.iif, " ", e.from_loopback ? 1 : 0, " ",
+                          e.mark, " ", e.mask, " ", e.table, " ", e.priority);
           },
           [](const sys::LocalRoute& e) { return StrCat("route ", FamilyNumber(e.family), " ", e.table); }},
       entry);
@@ -65,7 +65,8 @@ absl::StatusOr<JournalEntry> DecodeEntry(std::string_view line) {
     in >> filter.ifindex >> filter.priority >> filter.handle;
   } else if (kind == "rule") {
     auto& rule = entry.emplace<sys::PolicyRule>();
-    in >> rule.family >> rule.iif >> rule.mark >> rule.mask >> rule.table >> rule.priority;
+    in >> rule.family >> rule.iif >> rule.from_loopback >> rule.mark >> rule.mask >> rule.table >>
+        rule.priority;
   } else if (kind == "route") {
     auto& route = entry.emplace<sys::LocalRoute>();
     in >> route.family >> route.table;

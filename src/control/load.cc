@@ -10,6 +10,7 @@
 #include "instance.h"
 #include "journal.h"
 #include "local_addresses.h"
+#include "local_output.h"
 #include "plan.h"
 #include "publish.h"
 #include "state.h"
@@ -24,6 +25,7 @@
 #include "tpx/sys/mount.h"
 #include "tpx/sys/netns.h"
 #include "undo.h"
+#include "xdp.h"
 
 namespace tpx::control {
 namespace {
@@ -66,9 +68,7 @@ absl::StatusOr<LoadReport> AlreadyLoaded(const Paths& paths, const State& state,
 void Describe(const State& state, LoadReport& report) {
   report.devices = state.devices;
   for (const sys::LocalRoute& route : RoutesOf(state)) report.routes.push_back(route.ToString());
-  for (const Device& device : state.devices) {
-    for (const sys::PolicyRule& rule : RulesOf(state, device)) report.rules.push_back(rule.ToString());
-  }
+  for (const sys::PolicyRule& rule : AllRulesOf(state)) report.rules.push_back(rule.ToString());
 }
 
 class Loader {
@@ -155,6 +155,8 @@ absl::Status Loader::Run() {
   for (const Device& device : state.devices) TPX_RETURN_IF_ERROR(AddRules(site_, state, device));
   TPX_RETURN_IF_ERROR(AttachSkLookup(site_));
   for (Device& device : state.devices) TPX_RETURN_IF_ERROR(AttachProgram(site_, device));
+  if (state.local.enabled) TPX_RETURN_IF_ERROR(SyncLocal(site_, state, notes_));
+  TPX_RETURN_IF_ERROR(SyncXdp(site_, state, XdpAttempts::kAll, notes_));
   return Commit();
 }
 
@@ -230,6 +232,8 @@ absl::StatusOr<LoadReport> PlanLoad(const Paths& paths, const policy::Config& co
   Describe(plan.state, report);
   for (const Device& device : report.devices)
     report.lines.push_back(StrCat("would attach to ", Describe(device)));
+  if (plan.state.local.enabled)
+    report.lines.push_back(StrCat("would attach to ", Describe(plan.state.local)));
   for (const std::string& text : report.routes) report.lines.push_back(StrCat("would add ", text));
   for (const std::string& text : report.rules) report.lines.push_back(StrCat("would add ", text));
   return report;

@@ -35,4 +35,11 @@ absl::StatusOr<Loaded> OpenLoaded(const Paths& paths) {
   return Loaded{.lock = std::move(lock), .state = std::move(state), .notes = std::move(notes)};
 }
 
+absl::StatusOr<std::optional<State>> ReadLoaded(const Paths& paths) {
+  if (!bpf::Exists(paths.pins)) return std::nullopt;
+  TPX_ASSIGN_OR_RETURN(State state, ReadState(paths));
+  TPX_RETURN_IF_ERROR(CheckChangeable(state));
+  return state;
+}
+
 }  // namespace tpx::control

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -21,5 +22,9 @@ struct Loaded {
 // kFailedPrecondition where nothing is loaded, and unless this build can change
 // what is, from here.
 absl::StatusOr<Loaded> OpenLoaded(const Paths& paths);
+
+// The same for who only reads: nothing where nothing is loaded. Others may change
+// it at any time.
+absl::StatusOr<std::optional<State>> ReadLoaded(const Paths& paths);
 
 }  // namespace tpx::control

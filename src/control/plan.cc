@@ -6,6 +6,7 @@
 #include "absl/strings/ascii.h"
 #include "absl/strings/str_join.h"
 #include "devices.h"
+#include "local_output.h"
 #include "tpx/base/status.h"
 #include "tpx/base/strings.h"
 #include "tpx/bpf/features.h"
@@ -13,6 +14,7 @@
 #include "tpx/sys/file.h"
 #include "tpx/sys/netns.h"
 #include "tpx_abi.h"
+#include "xdp.h"
 
 namespace tpx::control {
 namespace {
@@ -74,7 +76,10 @@ absl::StatusOr<Plan> MakePlan(const policy::Config& config, sys::Rtnl& rtnl) {
   state.steering = config.steering;
   state.interfaces = config.interfaces;
   state.build = bpf::BuildId();
+  state.xdp = config.xdp;
+  state.xdp_idle = WhyXdpIsIdle(config);
   TPX_ASSIGN_OR_RETURN(state.netns, sys::CurrentNetns());
+  TPX_ASSIGN_OR_RETURN(state.local, PlanLocal(config, plan.notes));
   TPX_ASSIGN_OR_RETURN(state.mode, ChooseMode(config.steering.attach, features));
   Resolution resolution = ResolveDevices(config.interfaces, links);
   TPX_RETURN_IF_ERROR(CheckResolution(resolution, links));

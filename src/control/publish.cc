@@ -114,12 +114,15 @@ RuleCounters AssignCounters(const RuleCounters& live, const policy::Policy& poli
 
 absl::Status ClearCounters(const std::string& pins, const RuleCounters& live, const RuleCounters& counters) {
   TPX_ASSIGN_OR_RETURN(auto hits, bpf::OpenRuleHits(pins, Access::kReadWrite));
+  TPX_ASSIGN_OR_RETURN(auto log_rates, bpf::OpenLogRates(pins, Access::kReadWrite));
   const std::vector<tpx_count> zero(hits.cpus());
+  const std::vector<tpx_log_rate> unlogged(log_rates.cpus());
   std::set<uint32_t> fresh;
   for (const auto& [name, counter] : counters) {
     if (live.contains(name)) continue;
     fresh.insert(counter);
     TPX_RETURN_IF_ERROR(hits.Update(counter, zero));
+    TPX_RETURN_IF_ERROR(log_rates.Update(counter, unlogged));
   }
   return ForgetSources(pins, fresh);
 }

@@ -28,6 +28,7 @@ bool IsDone(const JournalEntry& entry, const State& state) {
   if (const auto* qdisc = std::get_if<QdiscEntry>(&entry)) return !IndexExists(qdisc->ifindex);
   if (const auto* filter = std::get_if<FilterEntry>(&entry)) return !IndexExists(filter->filter.ifindex);
   const auto* rule = std::get_if<sys::PolicyRule>(&entry);
+  if (rule != nullptr && rule->iif == "lo") return !state.local.enabled;
   return rule != nullptr && std::none_of(state.devices.begin(), state.devices.end(),
                                          [&](const Device& device) { return device.name == rule->iif; });
 }
@@ -138,13 +139,11 @@ absl::Status DropDevices(Site& site, State& state, const std::vector<Device>& wa
 
 absl::Status RepairRouting(Site& site, const State& state, std::vector<std::string>& lines) {
   TPX_ASSIGN_OR_RETURN(const auto rules, site.rtnl.ListRules());
-  for (const Device& device : state.devices) {
-    for (const sys::PolicyRule& rule : RulesOf(state, device)) {
-      if (std::find(rules.begin(), rules.end(), rule) != rules.end()) continue;
-      const absl::Status status = site.rtnl.AddRule(rule);
-      if (!status.ok() && !absl::IsAlreadyExists(status)) return status;
-      lines.push_back(StrCat("added again: ", rule.ToString()));
-    }
+  for (const sys::PolicyRule& rule : AllRulesOf(state)) {
+    if (std::find(rules.begin(), rules.end(), rule) != rules.end()) continue;
+    const absl::Status status = site.rtnl.AddRule(rule);
+    if (!status.ok() && !absl::IsAlreadyExists(status)) return status;
+    lines.push_back(StrCat("added again: ", rule.ToString()));
   }
   TPX_ASSIGN_OR_RETURN(const auto routes, site.rtnl.ListRoutes(state.steering.route_table));
   for (const sys::LocalRoute& route : RoutesOf(state)) {

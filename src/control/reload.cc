@@ -7,6 +7,7 @@
 #include "journal.h"
 #include "loaded.h"
 #include "local_addresses.h"
+#include "local_output.h"
 #include "plan.h"
 #include "publish.h"
 #include "reconcile.h"
@@ -15,6 +16,7 @@
 #include "tpx/base/strings.h"
 #include "tpx/control/lifecycle.h"
 #include "tpx/sys/file.h"
+#include "xdp.h"
 
 namespace tpx::control {
 namespace {
@@ -46,6 +48,10 @@ absl::Status Finish(Site& site, State& state, Plan& plan, const policy::Config& 
                     std::string_view config_text, uint32_t old, ReloadReport& report) {
   TPX_RETURN_IF_ERROR(site.journal.Step("writing the state"));
   state.interfaces = config.interfaces;
+  const bool judged_local = state.local.enabled;
+  state.local = plan.state.local;
+  state.xdp = plan.state.xdp;
+  state.xdp_idle = plan.state.xdp_idle;
   TPX_RETURN_IF_ERROR(WriteState(site.paths, state));
   TPX_RETURN_IF_ERROR(sys::WriteFileAtomic(ConfigTextPath(site.paths), config_text));
   TPX_RETURN_IF_ERROR(sys::WriteFileAtomic(ConfigJsonPath(site.paths), EncodeConfig(config)));
@@ -54,7 +60,10 @@ absl::Status Finish(Site& site, State& state, Plan& plan, const policy::Config& 
   state.rule_counters.erase(old);
   TPX_RETURN_IF_ERROR(WriteState(site.paths, state));
   TPX_RETURN_IF_ERROR(DropDevices(site, state, plan.state.devices, report.lines));
+  if (judged_local || state.local.enabled) TPX_RETURN_IF_ERROR(SyncLocal(site, state, report.lines));
   TPX_RETURN_IF_ERROR(RepairRouting(site, state, report.lines));
+  TPX_RETURN_IF_ERROR(SyncXdp(site, state, XdpAttempts::kAll, report.lines));
+  TPX_RETURN_IF_ERROR(WriteState(site.paths, state));
   return SyncLocalAddresses(site.pins, site.rtnl);
 }
 

@@ -7,6 +7,7 @@
 
 #include "attach.h"
 #include "instance.h"
+#include "local_output.h"
 #include "state.h"
 #include "tpx/base/status.h"
 #include "tpx/base/strings.h"
@@ -16,6 +17,7 @@
 #include "tpx/sys/file.h"
 #include "tpx/sys/file_lock.h"
 #include "tpx/sys/netns.h"
+#include "xdp.h"
 
 namespace tpx::control {
 namespace {
@@ -30,9 +32,7 @@ absl::Status AddRouting(const State& state, StateSnapshot& snapshot) {
   TPX_ASSIGN_OR_RETURN(sys::Rtnl rtnl, sys::Rtnl::Open());
   TPX_ASSIGN_OR_RETURN(const auto rules, rtnl.ListRules());
   TPX_ASSIGN_OR_RETURN(const auto routes, rtnl.ListRoutes(state.steering.route_table));
-  for (const Device& device : state.devices) {
-    for (const sys::PolicyRule& rule : RulesOf(state, device)) snapshot.rules.push_back(StateOf(rule, rules));
-  }
+  for (const sys::PolicyRule& rule : AllRulesOf(state)) snapshot.rules.push_back(StateOf(rule, rules));
   for (const sys::LocalRoute& route : RoutesOf(state)) snapshot.routes.push_back(StateOf(route, routes));
   for (const auto* list : {&snapshot.rules, &snapshot.routes}) {
     for (const RouteState& route : *list) {
@@ -62,12 +62,31 @@ void AddDevices(const Paths& paths, const State& state, StateSnapshot& snapshot)
   }
 }
 
+void AddEarlyDrop(const Paths& paths, const State& state, StateSnapshot& snapshot) {
+  for (const EarlyDrop& early : state.early) {
+    const uint32_t program = XdpProgram(paths.pins, early.ifindex);
+    snapshot.early.push_back({.early = early, .attached = program != 0, .program_id = program});
+    char name[IF_NAMESIZE];
+    const bool exists = if_indextoname(static_cast<unsigned>(early.ifindex), name) != nullptr;
+    if (exists && early.place != XdpPlace::kNone && program == 0)
+      snapshot.problems.push_back(StrCat("XDP is not attached to ", early.device, "; run 'tpx-bpf reload'"));
+  }
+}
+
 void AddSkLookup(const Paths& paths, StateSnapshot& snapshot) {
   const absl::StatusOr<bpf::LinkState> link = bpf::InspectLink(SkLookupLinkPin(paths.pins));
   snapshot.sk_lookup_attached = link.ok() && link->target == snapshot.netns;
   if (link.ok()) snapshot.sk_lookup_program_id = link->program_id;
   if (!snapshot.sk_lookup_attached)
     snapshot.problems.emplace_back("the sk_lookup program is not attached; run 'tpx-bpf load'");
+}
+
+void AddLocal(const Paths& paths, const State& state, StateSnapshot& snapshot) {
+  snapshot.local = state.local;
+  snapshot.local_attached = state.local.enabled && LocalAttached(paths.pins, state.local);
+  if (state.local.enabled && !snapshot.local_attached) {
+    snapshot.problems.push_back(StrCat("not attached to ", Describe(state.local), "; run 'tpx-bpf reload'"));
+  }
 }
 
 }  // namespace
@@ -110,8 +129,15 @@ absl::StatusOr<StateSnapshot> Snapshot(const Paths& paths) {
     return snapshot;
   }
   AddDevices(paths, *state, snapshot);
+  AddLocal(paths, *state, snapshot);
+  AddEarlyDrop(paths, *state, snapshot);
   TPX_RETURN_IF_ERROR(AddRouting(*state, snapshot));
   return snapshot;
+}
+
+absl::StatusOr<GenerationCounters> ReadRuleCounters(const Paths& paths) {
+  TPX_ASSIGN_OR_RETURN(const State state, ReadState(paths));
+  return state.rule_counters;
 }
 
 }  // namespace tpx::control

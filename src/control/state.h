@@ -25,7 +25,11 @@ struct State {
   Mode mode = Mode::kTcx;             // of new attachments
   policy::Steering steering;
   policy::Interfaces interfaces;
+  policy::Local local;  // `enabled` also says whether it could be had
   std::vector<Device> devices;
+  policy::XdpMode xdp = policy::XdpMode::kAuto;
+  std::string xdp_idle{};  // why no device needs XDP; empty: the policy has something to drop there
+  std::vector<EarlyDrop> early{};
   std::string build;  // bpf::BuildId() of the programs
   std::map<uint32_t, RuleCounters>
       rule_counters;  // by generation: the live one, while a reload runs the next too
@@ -38,6 +42,8 @@ absl::Status WriteState(const Paths& paths, const State& state);
 
 // All rules and routes that the state calls for.
 std::vector<sys::PolicyRule> RulesOf(const State& state, const Device& device);
+std::vector<sys::PolicyRule> LocalRulesOf(const State& state);  // none where local flows are left alone
+std::vector<sys::PolicyRule> AllRulesOf(const State& state);
 std::vector<sys::LocalRoute> RoutesOf(const State& state);
 
 }  // namespace tpx::control

@@ -139,21 +139,35 @@ absl::Status Undoer::FindTables() {
   return absl::OkStatus();
 }
 
+// `what` is "sk_lookup", or "xdp" or the role of a device and its number.
+std::string LineOfLink(const std::string& what) {
+  const std::string number = what.substr(what.rfind('_') + 1);
+  const bool device = !number.empty() && std::all_of(number.begin(), number.end(), isdigit);
+  if (!device) return "detached the sk_lookup program";
+  const std::string name = DeviceName(atoi(number.c_str()));
+  if (what.starts_with("xdp_")) return StrCat("detached XDP from device ", name);
+  return StrCat("detached from ", what.substr(0, 3), " device ", name);
+}
+
 void Undoer::DetachLinks(const std::string& dir) {
   absl::StatusOr<std::vector<std::string>> pins = bpf::ListPins(dir);
   if (!pins.ok()) return error_.Update(pins.status());
   // The name of the sk_lookup link sorts behind those of LAN devices; it goes last.
   std::stable_partition(pins->begin(), pins->end(),
                         [](const std::string& pin) { return pin != "link_sk_lookup"; });
+  bool local = false;
   for (const std::string& pin : *pins) {
-    if (!pin.starts_with("link_")) continue;
+    if (!pin.starts_with("link_") || !Step(StrCat("unpinning ", pin))) continue;
+    const absl::Status status = bpf::DestroyLink(StrCat(dir, "/", pin));
     const std::string what = pin.substr(pin.find('_') + 1);
-    const std::string number = what.substr(what.rfind('_') + 1);
-    const bool device = !number.empty() && std::all_of(number.begin(), number.end(), isdigit);
-    std::string line = "detached the sk_lookup program";
-    if (device)
-      line = StrCat("detached from ", what.substr(0, 3), " device ", DeviceName(atoi(number.c_str())));
-    if (Step(StrCat("unpinning ", pin))) Settle(bpf::DestroyLink(StrCat(dir, "/", pin)), line);
+    const auto programs = bpf::LocalPrograms();
+    if (std::find(programs.begin(), programs.end(), what) == programs.end()) {
+      Settle(status, LineOfLink(what));
+    } else if (std::exchange(local, true) || !status.ok()) {
+      error_.Update(status);
+    } else {
+      Settle(status, "detached from local flows");
+    }
   }
 }
 
@@ -285,6 +299,7 @@ absl::Status Undoer::Run() {
 void RemoveStateDir(const Paths& paths) {
   // Whoever waits for a lock notices that its file went.
   if (!sys::FileLock::Holder(RunLockPath(paths)).has_value()) unlink(RunLockPath(paths).c_str());
+  unlink(TraceLockPath(paths).c_str());
   unlink(LockPath(paths).c_str());
   rmdir(paths.state.c_str());
 }

@@ -5,6 +5,7 @@
 #include "instance.h"
 #include "journal.h"
 #include "loaded.h"
+#include "local_output.h"
 #include "state.h"
 #include "tpx/base/status.h"
 #include "tpx/base/strings.h"
@@ -12,13 +13,15 @@
 #include "tpx/bpf/object.h"
 #include "tpx/bpf/pin_dir.h"
 #include "tpx/control/lifecycle.h"
+#include "xdp.h"
 
 namespace tpx::control {
 namespace {
 
 // Program descriptors; whoever made them keeps them open.
 struct Programs {
-  int lan = -1, wan = -1, sk_lookup = -1;
+  int lan = -1, wan = -1, sk_lookup = -1, xdp = -1;
+  std::string pins;  // of those and the others
 };
 
 absl::Status ReplaceAll(Site& site, const State& state, const Programs& programs) {
@@ -27,7 +30,8 @@ absl::Status ReplaceAll(Site& site, const State& state, const Programs& programs
     const int program = device.role == Role::kLan ? programs.lan : programs.wan;
     TPX_RETURN_IF_ERROR(ReplaceProgram(site, device, program));
   }
-  return absl::OkStatus();
+  TPX_RETURN_IF_ERROR(ReplaceXdp(site, state, programs.xdp));
+  return ReplaceLocal(site, programs.pins);
 }
 
 absl::StatusOr<bpf::Object> LoadPrograms(Site& site, const policy::Steering& steering,
@@ -46,16 +50,22 @@ absl::StatusOr<bpf::Object> LoadPrograms(Site& site, const policy::Steering& ste
 }
 
 // Attaches the new programs everywhere, or the old ones again.
-absl::Status Swap(Site& site, const State& state, const bpf::Object& object) {
+absl::Status Swap(Site& site, const State& state, const bpf::Object& object, const std::string& stage) {
   TPX_ASSIGN_OR_RETURN(UniqueFd lan, bpf::OpenPinnedProgram(ProgramPin(site.pins, Role::kLan)));
   TPX_ASSIGN_OR_RETURN(UniqueFd wan, bpf::OpenPinnedProgram(ProgramPin(site.pins, Role::kWan)));
   TPX_ASSIGN_OR_RETURN(UniqueFd lookup, bpf::OpenPinnedProgram(SkLookupProgramPin(site.pins)));
-  const absl::Status status = ReplaceAll(
-      site, state, {.lan = object.lan_fd(), .wan = object.wan_fd(), .sk_lookup = object.sk_lookup_fd()});
+  TPX_ASSIGN_OR_RETURN(UniqueFd xdp, bpf::OpenPinnedProgram(XdpProgramPin(site.pins)));
+  const absl::Status status = ReplaceAll(site, state,
+                                         {.lan = object.lan_fd(),
+                                          .wan = object.wan_fd(),
+                                          .sk_lookup = object.sk_lookup_fd(),
+                                          .xdp = object.xdp_fd(),
+                                          .pins = stage});
   if (status.ok()) return status;
   const absl::Status cause = Annotate(status, site.journal.doing());
-  const absl::Status back =
-      ReplaceAll(site, state, {.lan = lan.get(), .wan = wan.get(), .sk_lookup = lookup.get()});
+  const absl::Status back = ReplaceAll(
+      site, state,
+      {.lan = lan.get(), .wan = wan.get(), .sk_lookup = lookup.get(), .xdp = xdp.get(), .pins = site.pins});
   return absl::Status(cause.code(),
                       back.ok() ? StrCat(cause.message(), "; the old programs run on")
                                 : StrCat(cause.message(), "; and putting the old programs back failed: ",
@@ -89,7 +99,7 @@ absl::StatusOr<UpgradeReport> Upgrade(const Paths& paths, const Checkpoint& chec
   absl::StatusOr<bpf::Object> object = LoadPrograms(site, state.steering, stage);
   absl::Status status = object.status();
   if (!status.ok()) status = Annotate(status, journal.doing());
-  if (status.ok()) status = Swap(site, state, *object);
+  if (status.ok()) status = Swap(site, state, *object, stage);
   if (!status.ok()) {
     (void)bpf::RemovePinDir(stage).ok();  // the next call tries again
     return status;

@@ -60,11 +60,17 @@ Connector::Result Connector::Dial(int client, const Endpoint& client_address, tp
   Endpoint destination;
   int hops = 0;
   if (Check(client, client_address, destination, hops) < 0) return {};
-  if (listener == TPX_LISTENER_TCP_REDIRECT && !Redirect(client_address, destination)) return {};
   Result result;
-  const int error = -(listener == TPX_LISTENER_TCP_PRESERVE
-                          ? DialPreserving(client_address, destination, hops, result.server)
-                          : DialFrom(nullptr, destination, hops, result.server));
+  int error = 0;
+  if (listener == TPX_LISTENER_TCP_REDIRECT) {
+    Endpoint target;
+    if (!FindTarget(client_address, destination, target)) return {};
+    error = -DialTarget(destination, target, hops, result.server);
+  } else if (listener == TPX_LISTENER_TCP_PRESERVE) {
+    error = -DialPreserving(client_address, destination, hops, result.server);
+  } else {
+    error = -DialFrom(nullptr, destination, hops, result.server);
+  }
   if (error == 0 || error == EINPROGRESS) return result;
   slot_.Add(ConnectFailureCounter(error));
   result.server.Reset();
@@ -93,13 +99,13 @@ int Connector::Check(int client, const Endpoint& client_address, Endpoint& desti
   return 0;
 }
 
-bool Connector::Redirect(const Endpoint& client_address, Endpoint& destination) {
+bool Connector::FindTarget(const Endpoint& client_address, const Endpoint& destination, Endpoint& target) {
   const auto verdict = decisions_->Find(FlowOf(IPPROTO_TCP, client_address, destination));
   if (!verdict.has_value() || verdict->action != TPX_ACTION_REDIRECT) {
     slot_.Add(TPX_C_CONNECT_FAILED);
     return false;
   }
-  destination = TargetOf(*verdict);
+  target = TargetOf(*verdict);
   return true;
 }
 
@@ -116,6 +122,12 @@ int Connector::DialFrom(const Endpoint* source, const Endpoint& destination, int
     if (int r = sys::BindTransparent(out.get(), *source); r < 0) return r;
   }
   return sys::StartConnect(out.get(), destination);
+}
+
+int Connector::DialTarget(const Endpoint& original, const Endpoint& target, int hops, UniqueFd& out) const {
+  if (int r = Open(target, hops, out); r < 0) return r;
+  decisions_->NoteOriginal(out.get(), original, target);
+  return sys::StartConnect(out.get(), target);
 }
 
 // The client's port where it is free. While connections are tracked it is not:

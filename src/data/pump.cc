@@ -31,6 +31,7 @@ PumpOutcome OnReadError(int error, Side& from) {
     return PumpOutcome::kWaiting;
   }
   from.broken = true;
+  from.aborted = error == ECONNABORTED;
   return PumpOutcome::kSourceBroken;
 }
 
@@ -41,6 +42,7 @@ PumpOutcome OnWriteError(int error, Side& to) {
     return PumpOutcome::kWaiting;
   }
   to.broken = true;
+  to.aborted = error == ECONNABORTED;
   return PumpOutcome::kSinkBroken;
 }
 

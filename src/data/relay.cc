@@ -97,11 +97,13 @@ void Relay::OnCompletion(io::Token token, const io::Ring::Completion& completion
   if (!completion.more) Arm(*session, token.kind);
   const auto events = static_cast<uint32_t>(completion.result);
   Note(side, events);
-  if ((events & POLLERR) != 0 && session->phase != Phase::kConnecting) {
+  // The server's error while connecting says how that failed: FinishConnect takes it.
+  const bool connecting = session->phase == Phase::kConnecting;
+  if ((events & POLLERR) != 0 && !(connecting && token.kind == kServer)) {
+    const int error = sys::TakeError(side.fd.get());
     // 0: the error was already taken by the call that met it.
-    if (sys::TakeError(side.fd.get()) != 0) side.broken = true;
-  } else if ((events & POLLERR) != 0 && token.kind == kClient) {
-    side.broken = true;
+    side.broken = side.broken || error != 0 || connecting;
+    side.aborted = side.aborted || error == ECONNABORTED;
   }
   MakeReady(*session);
 }
@@ -137,7 +139,8 @@ void Relay::Visit(Session& session, uint64_t now_ms) {
 }
 
 void Relay::FinishConnect(Session& session, uint64_t now_ms) {
-  if (session.side[kClient].broken) return Close(session, TPX_C_CLOSED_CLIENT_RESET);
+  const Side& client = session.side[kClient];
+  if (client.broken) return Close(session, client.aborted ? TPX_C_CLOSED_ABORTED : TPX_C_CLOSED_CLIENT_RESET);
   Side& server = session.side[kServer];
   if (server.broken) return Close(session, TPX_C_CONNECT_FAILED);
   if (!server.writable) return;  // an event of the client, whose FIN and bytes wait
@@ -179,6 +182,7 @@ void Relay::PumpDirection(Session& session, uint8_t d, uint64_t now_ms) {
 void Relay::Advance(Session& session, uint64_t now_ms) {
   for (uint8_t d : {kClient, kServer}) PumpDirection(session, d, now_ms);
   const Side* side = session.side;
+  if (side[kClient].aborted || side[kServer].aborted) return Close(session, TPX_C_CLOSED_ABORTED);
   if (side[kClient].broken && side[kServer].broken) {
     return Close(session, session.phase == Phase::kResetting ? session.reason : TPX_C_CLOSED_CLIENT_RESET);
   }

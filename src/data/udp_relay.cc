@@ -49,6 +49,17 @@ void Increment(uint8_t& saturating) {
   if (saturating != UINT8_MAX) ++saturating;
 }
 
+// Whether the session does what the verdict asks for.
+bool Serves(const UdpSession& session, const tpx_verdict& verdict) {
+  const bool redirected = verdict.action == TPX_ACTION_REDIRECT;
+  if (!redirected && verdict.action != TPX_ACTION_PROXY) return false;
+  if (UdpListenerOf(verdict) != session.key.listener) return false;
+  if (!session.key.is_pair()) return true;
+  const bool preserved = !redirected && verdict.source == TPX_SOURCE_PRESERVE;
+  return preserved == session.preserved &&
+         session.target == (redirected ? TargetOf(verdict) : session.key.destination);
+}
+
 }  // namespace
 
 struct UdpRelay::Received {
@@ -203,6 +214,7 @@ void UdpRelay::FromClient(Received& received, tpx_listener kind, uint64_t now_ms
   if (!key.is_pair() && session->target.port != arrival.destination.port) {
     session->target.port = session->up == 0 ? arrival.destination.port : 0;
   }
+  Confirm(*session, arrival.destination);
   Increment(session->up);
   slot_.Add(TPX_C_UDP_DATAGRAMS_UP, received.datagrams());
   slot_.Add(TPX_C_UDP_BYTES_UP, received.len);
@@ -220,6 +232,10 @@ void UdpRelay::FromServer(Received& received, UdpSession& session, uint64_t now_
     return buffers_->Return(received.buffer);
   }
   const Endpoint& source = session.key.is_pair() ? session.key.destination : arrival.peer;
+  if (!Confirm(session, source)) {
+    slot_.Add(TPX_C_UDP_ENDED, received.datagrams());
+    return buffers_->Return(received.buffer);
+  }
   ReplySockets::Socket reply = replies_.Get(source, now_ms);
   if (IsShortage(-reply.fd)) {
     CloseOldestBut(session);
@@ -243,6 +259,20 @@ void UdpRelay::FromServer(Received& received, UdpSession& session, uint64_t now_
   sender_.Add(outgoing);
 }
 
+// Whether the session may go on: not where the policy has ended all its flows, of
+// which only those are known that datagrams are of. After each such change it asks
+// until the answer is yes.
+bool UdpRelay::Confirm(UdpSession& session, const Endpoint& server) {
+  const uint32_t ended = options_.decisions->UdpEnded();
+  if (session.confirmed == ended) return true;
+  const auto verdict = options_.decisions->Find(FlowOf(IPPROTO_UDP, session.key.client, server));
+  const bool serves =
+      verdict ? Serves(session, *verdict) : options_.decisions->IsGateway(session.key.client.addr);
+  if (!serves) return false;
+  session.confirmed = ended;
+  return true;
+}
+
 // What both directions have in common.
 Outgoing UdpRelay::Onward(const Received& received, UdpSession& session, uint64_t now_ms) {
   table_.Touch(session, now_ms);
@@ -259,7 +289,10 @@ Outgoing UdpRelay::Onward(const Received& received, UdpSession& session, uint64_
 }
 
 UdpSession* UdpRelay::SessionFor(const UdpKey& key, uint64_t now_ms) {
-  if (UdpSession* session = table_.Find(key); session != nullptr) return session;
+  if (UdpSession* session = table_.Find(key); session != nullptr) {
+    if (!key.is_pair() || Confirm(*session, key.destination)) return session;
+    Close(*session);  // the same pair, but served otherwise by now
+  }
   std::optional<tpx_verdict> verdict;
   if (key.is_pair()) {
     verdict = options_.decisions->Find(FlowOf(IPPROTO_UDP, key.client, key.destination));
@@ -275,6 +308,7 @@ UdpSession* UdpRelay::SessionFor(const UdpKey& key, uint64_t now_ms) {
   UdpSession* session = table_.Open(key, now_ms);
   if (session == nullptr) return nullptr;
   session->target = key.destination;
+  session->confirmed = options_.decisions->UdpEnded();
   tpx_source_mode source =
       key.listener == TPX_LISTENER_UDP_PRESERVE ? TPX_SOURCE_PRESERVE : TPX_SOURCE_MASQUERADE;
   if (verdict.has_value()) {
@@ -284,6 +318,7 @@ UdpSession* UdpRelay::SessionFor(const UdpKey& key, uint64_t now_ms) {
       source = static_cast<tpx_source_mode>(verdict->source);
     }
   }
+  session->preserved = source == TPX_SOURCE_PRESERVE;
   if (int error = -OpenUpstream(*session, source); error != 0) {
     slot_.Add(IsShortage(error) ? TPX_C_UDP_SHORTAGE : TPX_C_UDP_DROPPED);
     Close(*session);

@@ -5,6 +5,7 @@
 #include <atomic>
 #include <ctime>
 
+#include "event_counts.h"
 #include "tpx/bpf/maps.h"
 
 namespace tpx::observe {
@@ -62,6 +63,8 @@ absl::StatusOr<Snapshot> TakeSnapshot(const std::string& pins,
     }
     snapshot.rules.push_back(count);
   }
+  TPX_ASSIGN_OR_RETURN(const auto events, bpf::OpenEventCounts(pins, Access::kReadOnly));
+  TPX_ASSIGN_OR_RETURN(snapshot.events, SumOf(events));
   uint32_t n_workers = std::min<uint32_t>(Read(control[0].n_workers), TPX_MAX_WORKERS);
   for (uint32_t id = 0; id < n_workers; id++) snapshot.workers.push_back(ReadWorker(id, workers[id]));
   return snapshot;

@@ -53,7 +53,9 @@ void CompileRules(const Policy& policy, Classes& classes, tpx_tables& tables) {
                        .penalty_s = static_cast<uint16_t>(rule.limit.penalty_s),
                        .rate = rule.limit.per_second,
                        .burst = rule.limit.burst,
-                       .to = {.addr = rule.target.addr.raw, .port = htons(rule.target.port), .pad = {}}};
+                       .to = {.addr = rule.target.addr.raw, .port = htons(rule.target.port), .pad = {}},
+                       .log = static_cast<uint8_t>(rule.log),
+                       .pad = {}};
     if (rule.asks_for_owner()) continue;  // what follows is about packets
     if (CoversAllPorts(rule.sports) && CoversAllPorts(rule.dports)) SetBit(portless, i);
     bool stops = rule.action == TPX_ACTION_DROP || rule.action == TPX_ACTION_REJECT;

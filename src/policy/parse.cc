@@ -44,6 +44,7 @@ void ReadDocument(Diagnostics& out, const YamlNode& root, const FileReader& read
            {.key = "rules", .read = [&](const YamlNode& value) { sections.rules = &value; }},
            {.key = "default",
             .read = [&](const YamlNode& value) { ReadDefaultAction(out, value, sections.default_action); }},
+           {.key = "xdp", .read = [&](const YamlNode& value) { ReadXdp(out, value, config.xdp); }},
            {.key = "steering",
             .read = [&](const YamlNode& value) { config.steering = ReadSteering(out, value); }},
            {.key = "proxy", .read = [&](const YamlNode& value) { config.proxy = ReadProxy(out, value); }}});

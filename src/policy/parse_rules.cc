@@ -21,6 +21,7 @@ constexpr Choice<tpx_source_mode> kSourceModes[] = {{"masquerade", TPX_SOURCE_MA
 constexpr Choice<tpx_mapping> kMappings[] = {
     {"endpoint-independent", TPX_MAPPING_ENDPOINT_INDEPENDENT},
     {"address-and-port-dependent", TPX_MAPPING_ADDRESS_AND_PORT_DEPENDENT}};
+constexpr Choice<tpx_log_mode> kLogModes[] = {{"sample", TPX_LOG_SAMPLE}};
 
 bool IsTcp(uint8_t protocol) { return protocol == IPPROTO_TCP; }
 bool HasPorts(uint8_t protocol) { return protocol == IPPROTO_TCP || protocol == IPPROTO_UDP; }
@@ -71,7 +72,10 @@ class RulesReader {
              field("on_proxy_down", proxy.fail_mode, ReadFailMode, rule.fail_mode),
              field("source", proxy.source, ReadSourceMode, rule.source),
              field("mapping", proxy.mapping, ReadMapping, rule.mapping),
-             field("limit", proxy.limit, ReadLimit, rule.limit)});
+             field("limit", proxy.limit, ReadLimit, rule.limit),
+             {.key = "log", .read = [&](const YamlNode& value) {
+                rule.log = ReadChoice<tpx_log_mode>(out_, value, "log", kLogModes).value_or(rule.log);
+              }}});
     if (has_action) {
       CheckProtocols(rule, match);
       CheckProxying(rule, proxy);

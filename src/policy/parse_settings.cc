@@ -10,6 +10,11 @@ constexpr uint32_t kMaxKeepaliveSeconds = 32767, kMaxKeepaliveCount = 127;
 constexpr Choice<AttachMode> kAttachModes[] = {
     {"auto", AttachMode::kAuto}, {"tcx", AttachMode::kTcx}, {"clsact", AttachMode::kClsact}};
 
+constexpr Choice<XdpMode> kXdpModes[] = {{"auto", XdpMode::kAuto},
+                                         {"native", XdpMode::kNative},
+                                         {"generic", XdpMode::kGeneric},
+                                         {"off", XdpMode::kOff}};
+
 Field Duration(Diagnostics& out, std::string_view key, uint32_t& ms, uint32_t min, uint32_t max) {
   return {.key = key, .read = [&out, key, &ms, min, max](const YamlNode& node) {
             ms = ReadDuration(out, node, key, min, max).value_or(ms);
@@ -60,6 +65,10 @@ Steering ReadSteering(Diagnostics& out, const YamlNode& node) {
     out.Error(*Find(node, "route_table"), "route_table: 253 to 255 are the system's own tables");
   }
   return s;
+}
+
+void ReadXdp(Diagnostics& out, const YamlNode& node, XdpMode& mode) {
+  mode = ReadChoice<XdpMode>(out, node, "xdp", kXdpModes).value_or(mode);
 }
 
 Proxy ReadProxy(Diagnostics& out, const YamlNode& node) {

@@ -48,6 +48,7 @@ Local ReadLocal(Diagnostics& out, const YamlNode& node);
 // What is wrong with a path of a cgroup below the root; empty where nothing is.
 std::string_view CgroupProblem(std::string_view path);
 Steering ReadSteering(Diagnostics& out, const YamlNode& node);
+void ReadXdp(Diagnostics& out, const YamlNode& node, XdpMode& mode);
 Proxy ReadProxy(Diagnostics& out, const YamlNode& node);
 
 }  // namespace tpx::policy

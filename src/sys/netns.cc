@@ -2,6 +2,7 @@
 #include "tpx/sys/netns.h"
 
 #include <dirent.h>
+#include <sys/socket.h>
 #include <sys/stat.h>
 
 #include <cerrno>
@@ -9,6 +10,7 @@
 
 #include "tpx/base/status.h"
 #include "tpx/base/strings.h"
+#include "tpx/base/unique_fd.h"
 
 namespace tpx::sys {
 namespace {
@@ -32,6 +34,16 @@ absl::StatusOr<uint64_t> CurrentNetns() {
   struct stat st {};
   if (stat("/proc/thread-self/ns/net", &st) != 0) return ErrnoStatus(errno, "stat /proc/thread-self/ns/net");
   return st.st_ino;
+}
+
+absl::StatusOr<uint64_t> NetnsCookie() {
+  const UniqueFd any(socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0));
+  if (!any) return ErrnoStatus(errno, "socket");
+  uint64_t cookie = 0;
+  socklen_t size = sizeof(cookie);
+  if (getsockopt(any.get(), SOL_SOCKET, SO_NETNS_COOKIE, &cookie, &size) != 0)
+    return ErrnoStatus(errno, "getsockopt SO_NETNS_COOKIE");
+  return cookie;
 }
 
 std::optional<std::string> FindNetns(uint64_t inode) {

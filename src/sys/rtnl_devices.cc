@@ -20,6 +20,19 @@ uint16_t VlanOf(const Attributes& link) {
   return info.Text(IFLA_INFO_KIND) == "vlan" ? info.Nested(IFLA_INFO_DATA).U16(IFLA_VLAN_ID) : 0;
 }
 
+Xdp XdpOf(uint8_t attached) {
+  switch (attached) {
+    case XDP_ATTACHED_NONE:
+      return Xdp::kNone;
+    case XDP_ATTACHED_DRV:
+      return Xdp::kNative;
+    case XDP_ATTACHED_SKB:
+      return Xdp::kGeneric;
+    default:
+      return Xdp::kOther;
+  }
+}
+
 }  // namespace
 
 bool LinkInfo::is_loopback() const { return (flags & IFF_LOOPBACK) != 0; }
@@ -31,11 +44,20 @@ absl::StatusOr<std::vector<LinkInfo>> Rtnl::ListLinks() {
   return List<LinkInfo>(request, "list links", [](const nlmsghdr& message) -> std::optional<LinkInfo> {
     const auto& header = *static_cast<const ifinfomsg*>(mnl_nlmsg_get_payload(&message));
     const auto attrs = Attributes::After<ifinfomsg>(message);
+    const auto xdp = attrs.Nested(IFLA_XDP);
+    // The lower device of a veth is its peer, with an index of the peer's namespace.
+    const bool foreign = attrs.Has(IFLA_LINK_NETNSID);
     return LinkInfo{.index = header.ifi_index,
                     .name = attrs.Text(IFLA_IFNAME),
                     .flags = header.ifi_flags,
                     .type = header.ifi_type,
-                    .vlan = VlanOf(attrs)};
+                    .vlan = VlanOf(attrs),
+                    .kind = attrs.Nested(IFLA_LINKINFO).Text(IFLA_INFO_KIND),
+                    .bus = attrs.Text(IFLA_PARENT_DEV_BUS_NAME),
+                    .lower = foreign ? 0 : static_cast<int>(attrs.U32(IFLA_LINK)),
+                    .master = static_cast<int>(attrs.U32(IFLA_MASTER)),
+                    .xdp = XdpOf(xdp.U8(IFLA_XDP_ATTACHED)),
+                    .xdp_program = xdp.U32(IFLA_XDP_PROG_ID)};
   });
 }
 

@@ -32,6 +32,7 @@ class RtnlRequest {
   nlmsghdr& header() { return *header_; }
   void Put(uint16_t type, uint32_t value) { mnl_attr_put_u32(header_, type, value); }
   void Put(uint16_t type, uint8_t value) { mnl_attr_put_u8(header_, type, value); }
+  void Put(uint16_t type, const void* bytes, size_t size) { mnl_attr_put(header_, type, size, bytes); }
   void Put(uint16_t type, const std::string& text) { mnl_attr_put_strz(header_, type, text.c_str()); }
 
  private:

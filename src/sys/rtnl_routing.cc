@@ -2,6 +2,7 @@
 #include <linux/fib_rules.h>
 #include <linux/rtnetlink.h>
 #include <net/if.h>
+#include <netinet/in.h>
 #include <sys/socket.h>
 
 #include <cerrno>
@@ -19,13 +20,27 @@ constexpr uint16_t kCreate = NLM_F_ACK | NLM_F_CREATE | NLM_F_EXCL;
 
 uint8_t NativeFamily(Family family) { return family == Family::kIpv4 ? AF_INET : AF_INET6; }
 
+// 127.0.0.1 or ::1; the number of its bytes.
+size_t PutLoopback(RtnlRequest& request, uint16_t type, Family family) {
+  constexpr uint8_t kV4[] = {127, 0, 0, 1};
+  const uint8_t* bytes = family == Family::kIpv4 ? kV4 : in6addr_loopback.s6_addr;
+  const size_t size = family == Family::kIpv4 ? sizeof(kV4) : sizeof(in6addr_loopback);
+  request.Put(type, bytes, size);
+  return size;
+}
+
 void PutRule(RtnlRequest& request, const PolicyRule& rule) {
   auto& header = request.Extra<fib_rule_hdr>();
   header.family = NativeFamily(rule.family);
   header.action = FR_ACT_TO_TBL;
   request.Put(FRA_IIFNAME, rule.iif);
-  request.Put(FRA_FWMARK, rule.mark);
-  request.Put(FRA_FWMASK, rule.mask);
+  if (rule.from_loopback) {
+    header.src_len = static_cast<uint8_t>(8 * PutLoopback(request, FRA_SRC, rule.family));
+  }
+  if (rule.mask != 0) {
+    request.Put(FRA_FWMARK, rule.mark);
+    request.Put(FRA_FWMASK, rule.mask);
+  }
   request.Put(FRA_TABLE, rule.table);
   request.Put(FRA_PRIORITY, rule.priority);
   request.Put(FRA_PROTOCOL, kRouteProtocol);
@@ -42,6 +57,7 @@ absl::Status PutRoute(RtnlRequest& request, const LocalRoute& route) {
   header.rtm_type = RTN_LOCAL;
   request.Put(RTA_TABLE, route.table);
   request.Put(RTA_OIF, loopback);
+  PutLoopback(request, RTA_PREFSRC, route.family);
   return absl::OkStatus();
 }
 
@@ -58,8 +74,9 @@ void Append(std::vector<T>& to, std::vector<T>&& from) {
 }  // namespace
 
 std::string PolicyRule::ToString() const {
-  return absl::StrFormat("%s rule %u: iif %s fwmark 0x%x/0x%x lookup %u", FamilyName(family), priority, iif,
-                         mark, mask, table);
+  const std::string from = from_loopback ? family == Family::kIpv4 ? " from 127.0.0.1" : " from ::1" : "";
+  const std::string fwmark = mask == 0 ? "" : absl::StrFormat(" fwmark 0x%x/0x%x", mark, mask);
+  return StrCat(FamilyName(family), " rule ", priority, ": iif ", iif, from, fwmark, " lookup ", table);
 }
 
 std::string LocalRoute::ToString() const {
@@ -88,6 +105,7 @@ absl::StatusOr<std::vector<PolicyRule>> Rtnl::ListRules() {
       if (attrs.U8(FRA_PROTOCOL) != kRouteProtocol) return std::nullopt;
       return PolicyRule{.family = family,
                         .iif = attrs.Text(FRA_IIFNAME),
+                        .from_loopback = attrs.Has(FRA_SRC),
                         .mark = attrs.U32(FRA_FWMARK),
                         .mask = attrs.U32(FRA_FWMASK),
                         .table = attrs.U32(FRA_TABLE),

@@ -25,6 +25,8 @@ constexpr size_t kReceiveBytes = 64 << 10;
 constexpr uint32_t kClosedStates =
     1U << TCP_TIME_WAIT | 1U << TCP_FIN_WAIT1 | 1U << TCP_FIN_WAIT2 | 1U << TCP_CLOSING | 1U << TCP_LAST_ACK;
 
+constexpr uint32_t kConnectedStates = kClosedStates | 1U << TCP_ESTABLISHED | 1U << TCP_CLOSE_WAIT;
+
 class Request {
  public:
   Request(uint16_t type, uint16_t flags, uint8_t family) : header_(mnl_nlmsg_put_header(buffer_.data())) {
@@ -33,7 +35,6 @@ class Request {
     body_ = static_cast<inet_diag_req_v2*>(mnl_nlmsg_put_extra_header(header_, sizeof(inet_diag_req_v2)));
     body_->sdiag_family = family;
     body_->sdiag_protocol = IPPROTO_TCP;
-    body_->idiag_states = kClosedStates;
   }
   nlmsghdr& header() { return *header_; }
   inet_diag_req_v2& body() { return *body_; }
@@ -59,6 +60,16 @@ int TakeMark(const nlattr* attr, void* mark) {
   if (mnl_attr_get_type(attr) == INET_DIAG_MARK && mnl_attr_validate(attr, MNL_TYPE_U32) == 0)
     *static_cast<uint32_t*>(mark) = mnl_attr_get_u32(attr);
   return MNL_CB_OK;
+}
+
+const inet_diag_msg& BodyOf(const nlmsghdr& message) {
+  return *static_cast<const inet_diag_msg*>(mnl_nlmsg_get_payload(&message));
+}
+
+uint32_t MarkOf(const nlmsghdr& message) {
+  uint32_t mark = 0;
+  mnl_attr_parse(&message, sizeof(inet_diag_msg), TakeMark, &mark);
+  return mark;
 }
 
 // The code of an error or end message: 0 or a positive errno.
@@ -96,29 +107,61 @@ absl::Status SockDiag::Exchange(nlmsghdr& request, std::string_view what, const 
   }
 }
 
+absl::Status SockDiag::List(uint8_t family, uint32_t states, const Visitor& visit) {
+  Request request(SOCK_DIAG_BY_FAMILY, NLM_F_DUMP, family);
+  request.body().idiag_states = states;
+  return Exchange(request.header(), "list TCP sockets", [&](const nlmsghdr& message) {
+    if (mnl_nlmsg_get_payload_len(&message) >= sizeof(inet_diag_msg)) visit(message);
+  });
+}
+
+// Dual-stack sockets are AF_INET6, with mapped addresses where they speak IPv4.
 absl::StatusOr<std::vector<OrphanSocket>> SockDiag::ListOrphans(
     const std::function<bool(const OrphanSocket&)>& wanted) {
   std::vector<OrphanSocket> orphans;
-  // Dual-stack sockets are AF_INET6, with mapped addresses where they speak IPv4.
   for (const uint8_t family : {AF_INET, AF_INET6}) {
-    Request request(SOCK_DIAG_BY_FAMILY, NLM_F_DUMP, family);
-    TPX_RETURN_IF_ERROR(Exchange(request.header(), "list TCP sockets", [&](const nlmsghdr& message) {
-      if (mnl_nlmsg_get_payload_len(&message) < sizeof(inet_diag_msg)) return;
-      const auto& body = *static_cast<const inet_diag_msg*>(mnl_nlmsg_get_payload(&message));
+    TPX_RETURN_IF_ERROR(List(family, kClosedStates, [&](const nlmsghdr& message) {
+      const inet_diag_msg& body = BodyOf(message);
       if (body.idiag_inode != 0) return;
-      OrphanSocket orphan{
-          .local = Address(body.idiag_family, body.id.idiag_src), .family = body.idiag_family, .id = body.id};
-      mnl_attr_parse(&message, sizeof(body), TakeMark, &orphan.mark);
+      OrphanSocket orphan{.local = Address(body.idiag_family, body.id.idiag_src),
+                          .mark = MarkOf(message),
+                          .family = body.idiag_family,
+                          .id = body.id};
       if (wanted(orphan)) orphans.push_back(orphan);
     }));
   }
   return orphans;
 }
 
-absl::Status SockDiag::Destroy(const OrphanSocket& orphan) {
-  Request request(SOCK_DESTROY, NLM_F_ACK, orphan.family);
-  request.body().id = orphan.id;
+absl::Status SockDiag::VisitConnections(const std::function<void(const TcpConnection&)>& visit) {
+  for (const uint8_t family : {AF_INET, AF_INET6}) {
+    TPX_RETURN_IF_ERROR(List(family, kConnectedStates, [&](const nlmsghdr& message) {
+      const inet_diag_msg& body = BodyOf(message);
+      const bool closed = (1U << body.idiag_state & kClosedStates) != 0;
+      if (closed && body.idiag_inode == 0) return;
+      visit({.local = {Address(body.idiag_family, body.id.idiag_src), ntohs(body.id.idiag_sport)},
+             .peer = {Address(body.idiag_family, body.id.idiag_dst), ntohs(body.id.idiag_dport)},
+             .mark = MarkOf(message),
+             .family = body.idiag_family,
+             .id = body.id});
+    }));
+  }
+  return absl::OkStatus();
+}
+
+absl::Status SockDiag::Destroy(uint8_t family, const inet_diag_sockid& id) {
+  Request request(SOCK_DESTROY, NLM_F_ACK, family);
+  request.body().id = id;
+  request.body().idiag_states = kConnectedStates;
   return Exchange(request.header(), "destroy a TCP socket", [](const nlmsghdr&) {});
 }
+
+absl::Status SockDiag::Destroy(const OrphanSocket& orphan) { return Destroy(orphan.family, orphan.id); }
+
+absl::Status SockDiag::Destroy(const TcpConnection& connection) {
+  return Destroy(connection.family, connection.id);
+}
+
+uint64_t TcpConnection::cookie() const { return uint64_t{id.idiag_cookie[1]} << 32 | id.idiag_cookie[0]; }
 
 }  // namespace tpx::sys

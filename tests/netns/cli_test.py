@@ -6,7 +6,7 @@ import harness
 import product
 import schema
 
-COMMANDS = ("load", "run", "reload", "upgrade", "detach", "status", "counters", "explain", "check", "version")
+COMMANDS = ("load", "run", "reload", "upgrade", "detach", "status", "counters", "explain", "trace", "check", "version")
 GOOD = sorted((harness.REPO / "tests/configs/good").glob("*.yaml"))
 BAD = sorted((harness.REPO / "tests/configs/bad").glob("*.yaml"))
 

@@ -11,6 +11,7 @@ import harness
 import packets
 import product
 import schema
+from product import end
 
 # Nobody has these, so nobody answers what is sent to them and no answer is counted.
 STRANGER = {"v4": "192.0.2.200", "v6": "2001:db8:1::200"}
@@ -32,10 +33,6 @@ def rules():
     return [one("bypass", 1001), one("proxy", 1002, on_proxy_down="open"),
             one("proxy", 1003, on_proxy_down="closed", source="preserve"), one("proxy", 1004, on_proxy_down="reset"),
             one("drop", 1005), one("reject", 1006), one({"redirect": "203.0.113.9:99"}, 1007, on_proxy_down="closed")]
-
-
-def end(address, port):
-    return f"[{address}]:{port}" if ":" in address else f"{address}:{port}"
 
 
 def frame(proto, src, dst, sport, dport, to):
@@ -253,6 +250,21 @@ class Explain(product.TestCase):
         self.assertEqual((done.returncode, done.stdout), (1, ""))
         self.assertIn("'nope'", done.stderr)
 
+    def test_I10_rules_on_interfaces_follow_the_device_that_is_named(self):
+        self.lab.link(self.lab.client, "c1", self.lab.gateway, "lan1")
+        content = product.config([product.rule("drop", "second", {**BOTH, "interface": "lan1"}),
+                                  product.rule("reject", "others", {**BOTH, "interface": {"not": "lan0"}}),
+                                  product.rule("proxy", "first", {**BOTH, "interface": "lan0"})],
+                                 interfaces={"lan": ["lan*"], "wan": ["wan0"]})
+        self.tpx.start(content)
+        for candidate in ((), ("--config", self.tpx.config)):
+            for proto in ("tcp", "udp"):
+                for device, rule in (("lan0", "first"), ("lan1", "second"), ("wan0", "others")):
+                    answer = self.explain(proto, "192.0.2.200:5", "203.0.113.5:80", "--in", device, *candidate)
+                    self.assertEqual((answer["rule"]["name"], answer["flow"]["device"]), (rule, device))
+        for family in harness.FAMILIES:  # and the wire agrees
+            self.compare("rule_proxy", "tcp", STRANGER[family.name], SERVER[family.name], 80)
+
     def test_wrong_usage_says_what_was_expected(self):
         for args, words in (
                 (("sctp", "192.0.2.2:1", "203.0.113.5:2"), "expected tcp, udp or icmp"),
@@ -270,7 +282,10 @@ class Explain(product.TestCase):
                 (("icmp", "192.0.2.2:1", "203.0.113.5"), "icmp has no ports"),
                 (("tcp", "192.0.2.2:1", "203.0.113.5:2", "--mark", "1x"), "--mark '1x': expected"),
                 (("tcp", "192.0.2.2:1", "203.0.113.5:2", "--mac", "00:00"), "--mac '00:00': expected"),
-                (("tcp", "192.0.2.2:1"), "DST is required")):
+                (("tcp", "192.0.2.2:1"), "DST is required"),
+                ((), "PROTO is required, or --diff FILE"),
+                (("tcp", "192.0.2.2:1", "203.0.113.5:2", "--all"), "--all needs --diff"),
+                (("tcp", "192.0.2.2:1", "203.0.113.5:2", "--diff", "x.yaml"), "--diff is about all flows")):
             with self.subTest(args=args):
                 done = self.tpx.command("explain", *args, check=False)
                 self.assertEqual((done.returncode, done.stdout), (2, ""), done.stderr)

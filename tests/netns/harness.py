@@ -42,6 +42,15 @@ def unique():
     return f"{PREFIX}-{os.getpid()}-{next(_numbers)}"
 
 
+def cgroup_root():
+    """Where cgroup v2 is mounted as a whole; None where it is not."""
+    for line in pathlib.Path("/proc/self/mountinfo").read_text(encoding="utf-8").splitlines():
+        fields, _, rest = line.partition(" - ")
+        if rest.startswith("cgroup2 ") and fields.split()[3] == "/" and fields.split()[4].startswith("/sys/"):
+            return pathlib.Path(fields.split()[4])
+    return None
+
+
 def wait_until(condition, what, seconds=10, step=0.02):
     """Polls until condition() is true and returns its value."""
     deadline = time.monotonic() + seconds
@@ -101,6 +110,9 @@ class Lab:
 
     def __init__(self):
         self.name = unique()
+        # Called with what a server saw of a client: protocol, the client's own address and port, whether
+        # it chose that port, the server's, and the address that the server saw.
+        self.on_seen = lambda proto, client, chosen, server, seen: None
         self._closing = contextlib.ExitStack()
         _labs.append(self)
         self.client = self.namespace("c")
@@ -156,12 +168,15 @@ class Lab:
         """The source address and port that the server saw for a new connection."""
         sock = self.client.connect(family, family.server, port, timeout, source_port)
         with sock, sock.makefile("rw") as stream:
+            own = sock.getsockname()[:2]
             stream.write("W\n")
             stream.flush()
             line = stream.readline()
         if not line:
             raise ConnectionError("end of stream before the answer")
-        return tuple(json.loads(line))
+        seen = tuple(json.loads(line))
+        self.on_seen("tcp", own, source_port != 0, (family.server, port), seen[0])
+        return seen
 
     def close(self):
         if self in _labs:

@@ -1,20 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Rules that ask for the process behind a flow: what is told of them, and that packets from clients never match them."""
 import os
-import pathlib
 import shutil
 
 import harness
 import product
-
-
-def cgroup_root():
-    """Where cgroup v2 is mounted as a whole; None where it is not."""
-    for line in pathlib.Path("/proc/self/mountinfo").read_text(encoding="utf-8").splitlines():
-        fields, _, rest = line.partition(" - ")
-        if rest.startswith("cgroup2 ") and fields.split()[3] == "/" and fields.split()[4].startswith("/sys/"):
-            return pathlib.Path(fields.split()[4])
-    return None
 
 
 class OwnerMatch(product.TestCase):
@@ -38,7 +28,7 @@ class OwnerMatch(product.TestCase):
         self.assertEqual({hits[name] for name in ("user", "no-user", "group", "root", "program")}, {0})
 
     def test_what_does_not_exist_is_told_until_a_reload_finds_it(self):
-        root = cgroup_root()
+        root = harness.cgroup_root()
         if not root:
             self.skipTest("no cgroup v2")
         name = harness.unique()

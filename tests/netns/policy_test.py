@@ -6,6 +6,7 @@ import harness
 import product
 
 PROXIED, DIRECT, DROPPED, REJECTED = "proxied", "direct", "dropped", "rejected"
+VERDICTS = {PROXIED: "proxy", DIRECT: "direct", DROPPED: "drop", REJECTED: "reject"}
 OTHER_CLIENT = {"v4": "192.0.2.77", "v6": "2001:db8:1::77"}
 
 
@@ -19,7 +20,12 @@ class Policy(product.TestCase):
                              for f in harness.FAMILIES for a in [OTHER_CLIENT[f.name]]))
 
     def fate(self, family, port=8080, source=None, source_port=0):
-        """What becomes of a new connection."""
+        """What becomes of a new connection; explain has to say the same."""
+        fate = self.fate_on_the_wire(family, port, source, source_port)
+        self.assert_explained(VERDICTS[fate], (source or family.client, source_port or 50000), (family.server, port))
+        return fate
+
+    def fate_on_the_wire(self, family, port, source, source_port):
         try:
             sock = self.lab.client.connect(
                 family, family.server, port, timeout=0.7,

@@ -36,6 +36,17 @@ def receive(sock, size):
     return bytes(got)
 
 
+def end(address, port):
+    return f"[{address}]:{port}" if ":" in address else f"{address}:{port}"
+
+
+def sees_gateway(explained):
+    """Whether the server of a flow sees the gateway's address, according to explain."""
+    if explained["verdict"] == "redirect":
+        return True
+    return explained["verdict"] == "proxy" and explained["steered"]["source"] == "masquerade"
+
+
 class Instance:
     def __init__(self, space):
         self.space = space
@@ -61,10 +72,10 @@ class Instance:
     def load(self, **kwargs):
         return self.command("load", "--config", self.config, **kwargs)
 
-    def reload(self, content=None, **kwargs):
+    def reload(self, content=None, extra=(), **kwargs):
         if content is not None:
             self.write(content)
-        return self.command("reload", "--config", self.config, **kwargs)
+        return self.command("reload", "--config", self.config, *extra, **kwargs)
 
     def detach(self, **kwargs):
         return self.command("detach", **kwargs)
@@ -174,12 +185,50 @@ class Instance:
 
 
 class TestCase(unittest.TestCase):
-    """A lab and an instance of its own for each test."""
+    """A lab and an instance of its own for each test.
+
+    Whenever a server says as whom it sees a client, `explain` is asked about the
+    same flow and has to agree: see `explained`.
+    """
+
+    asks_explain = True  # False: by the time that explain is asked, the workers are not what they were
 
     def setUp(self):
         self.lab = harness.Lab()
         self.addCleanup(self.lab.close)
         self.tpx = self.instance(self.lab.gateway)
+        self.lab.on_seen = self._agree
+        self._asked = {}
+
+    def _agree(self, proto, client, chosen, server, seen):
+        """explain has the server see the address that it saw: the client's own or the gateway's."""
+        by_gateway = any(seen == family.wan for family in harness.FAMILIES)
+        if by_gateway or seen == client[0]:
+            answer = self.explained(proto, client, server, chosen, fate=by_gateway)
+            if answer:
+                self.assertEqual(sees_gateway(answer), by_gateway, f"the server saw {seen}; explain: {answer}")
+
+    def explained(self, proto, client, server, chosen=True, more=(), fate=None):
+        """What explain says of such a flow, as of a new one; None where nobody can be asked.
+
+        Asked once for each policy, pair of addresses and `fate`; of the client's port where it chose it."""
+        if not self.asks_explain or not self.tpx.pins.exists():
+            return None
+        key = (proto, client[0], chosen and client[1], server, more, fate, self.tpx.config.read_text(),
+               self.tpx.daemon and self.tpx.daemon.pid)
+        if key not in self._asked:
+            done = self.tpx.command("explain", proto, end(*client), end(*server), *more, "--json", check=False)
+            # A test that lets it be reloaded, detached or moved meanwhile is not about this.
+            self._asked[key] = json.loads(done.stdout) if done.returncode == 0 else None
+        return self._asked[key]
+
+    def assert_explained(self, verdict, client, server, proto="tcp", rule=None, **how):
+        """Where explain can be asked, it gives the verdict, by the rule if one is named."""
+        answer = self.explained(proto, client, server, fate=verdict, **how)
+        if answer:
+            self.assertEqual(answer["verdict"], verdict, answer)
+            if rule:
+                self.assertEqual(answer["rule"]["name"], rule, answer)
 
     def instance(self, space):
         tpx = Instance(space)

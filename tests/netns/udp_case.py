@@ -30,6 +30,12 @@ MSG_ERRQUEUE = 0x2000
 Error = collections.namedtuple("Error", "errno origin type code info offender")
 
 
+def own_end(sock, family):
+    """The address and port that a client's socket sends from."""
+    address, port = sock.getsockname()[:2]
+    return (family.client if address in ("0.0.0.0", "::") else address), port
+
+
 def far_address(family, number):
     return f"203.0.113.{number}" if family is harness.V4 else f"2001:db8:3::{number:x}"
 
@@ -117,7 +123,9 @@ class UdpCase(product.TestCase):
     def who(self, sock, family, port=PORT):
         answer, sender = self.ask(sock, family, b"W", port)
         self.assertEqual(sender, (family.server, port), "the answer came from elsewhere")
-        return tuple(json.loads(answer))
+        seen = tuple(json.loads(answer))
+        self.lab.on_seen("udp", own_end(sock, family), False, (family.server, port), seen[0])
+        return seen
 
     def assert_silence(self, sock, seconds=0.3):
         sock.settimeout(seconds)

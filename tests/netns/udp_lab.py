@@ -9,6 +9,7 @@ import struct
 import harness
 import packets
 import product
+import udp_case
 
 PORT, OTHER_PORT = 5300, 5301
 CROWD_NETS = {harness.V4: "203.0.113.0/24", harness.V6: "2001:db8:1:1::/64"}
@@ -114,7 +115,9 @@ class Case(product.TestCase):
 
     def who(self, sock, family, port=PORT):
         """As whom the server sees the socket."""
-        return tuple(json.loads(self.ask(sock, family, b"W", port)))
+        seen = tuple(json.loads(self.ask(sock, family, b"W", port)))
+        self.lab.on_seen("udp", udp_case.own_end(sock, family), False, (family.server, port), seen[0])
+        return seen
 
     def assert_silence(self, sock, seconds=0.3):
         sock.settimeout(seconds)

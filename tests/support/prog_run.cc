@@ -18,7 +18,7 @@
 namespace tpx::test {
 namespace {
 
-enum class ReasonHook { tc, lookup };
+enum class ReasonHook { tc, lookup, local };
 
 struct ReasonRow {
   std::string_view name;
@@ -73,6 +73,10 @@ int ProgRunner::program_fd(Hook hook) const {
 
 int ProgRunner::lookup_fd() const { return bpf_program__fd(skeleton_->progs.tpx_sk_lookup); }
 
+int ProgRunner::map_fd(const char* name) const {
+  return bpf_object__find_map_fd_by_name(skeleton_->obj, name);
+}
+
 int ProgRunner::TestRun(Hook hook, const Bytes& frame, __sk_buff& ctx, uint32_t repeat) {
   LIBBPF_OPTS(bpf_test_run_opts, options, .data_in = frame.data(), .data_out = out_.data(),
               .data_size_in = static_cast<uint32_t>(frame.size()),
@@ -106,6 +110,25 @@ Outcome ProgRunner::Run(Hook hook, const Bytes& frame, uint32_t mark) {
     if (counts[static_cast<size_t>(reason)] == 1 && IsTcReason(reason)) outcome.reason = reason;
   }
   if (total != 1) outcome.reason = -1;
+  return outcome;
+}
+
+int ProgRunner::early_fd() const { return bpf_program__fd(skeleton_->progs.tpx_xdp_early); }
+
+Outcome ProgRunner::RunEarly(const Bytes& frame) {
+  LIBBPF_OPTS(bpf_test_run_opts, options, .data_in = frame.data(), .data_out = out_.data(),
+              .data_size_in = static_cast<uint32_t>(frame.size()),
+              .data_size_out = static_cast<uint32_t>(out_.size()), .repeat = 1);
+  TakeCounts();
+  TPX_PCHECK(bpf_prog_test_run_opts(early_fd(), &options) == 0);
+  left_.assign(out_.begin(), out_.begin() + options.data_size_out);
+  Outcome outcome{
+      .code = static_cast<int>(options.retval), .mark = 0, .reason = -1, .changed = left_ != frame};
+  const auto counts = TakeCounts();
+  for (int reason = 0; reason < TPX_REASON_COUNT; ++reason) {
+    const uint64_t count = counts[static_cast<size_t>(reason)];
+    if (count != 0) outcome.reason = count == 1 && outcome.reason == -1 ? reason : TPX_REASON_COUNT;
+  }
   return outcome;
 }
 

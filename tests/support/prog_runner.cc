@@ -186,7 +186,7 @@ void ProgRunner::Flip(uint32_t generation) {
 void ProgRunner::PinPolicyMaps(const std::string& dir) const {
   const auto& maps = skeleton_->maps;
   for (const bpf_map* map : {maps.tpx_control, maps.tpx_tables, maps.tpx_prefixes, maps.tpx_attributes,
-                             maps.tpx_sources, maps.tpx_rule_hits}) {
+                             maps.tpx_sources, maps.tpx_rule_hits, maps.tpx_log_rates}) {
     TPX_PCHECK(bpf_obj_pin(bpf_map__fd(map), (dir + "/" + bpf_map__name(map)).c_str()) == 0);
   }
 }

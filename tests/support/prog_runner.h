@@ -102,6 +102,8 @@ class ProgRunner {
   // Without the counters: code and mark only. Aborts where the kernel does not take the frame,
   // unless `refused` is given, which then says so.
   Outcome RunFast(Hook hook, const Bytes& frame, uint32_t mark = 0, bool* refused = nullptr);
+  // The XDP program, as on kFirstDevice: code is an XDP_*, reason -1 where nothing was counted.
+  Outcome RunEarly(const Bytes& frame);
   // The packet that the last run left behind.
   const Bytes& left() const { return left_; }
   // Nanoseconds per packet over `repeat` runs.
@@ -131,6 +133,8 @@ class ProgRunner {
 
   int program_fd(Hook hook) const;
   int lookup_fd() const;
+  int map_fd(const char* name) const;
+  int early_fd() const;
   const std::bitset<TPX_REASON_COUNT>& seen() const { return seen_; }
 
  private:

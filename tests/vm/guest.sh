@@ -174,6 +174,7 @@ qinq() {
   check "802.1ad: proxied" proxied stacked
   check "802.1ad: data is whole" transfer stacked
   check "802.1ad: a rejected connection is refused" refused stacked
+  check "802.1ad: living flows can be judged" tpx-bpf explain --diff /tmp/config.yaml
   check "802.1ad: kill -9" ended 137 KILL
   check "802.1ad: the next connection goes direct" direct stacked 3
   check "802.1ad: detach" tpx-bpf detach
@@ -197,7 +198,7 @@ trunk() {
   check "trunk: 802.1ad packets go direct" direct stacked 3
   check "trunk: they are counted too" grew vlan_tagged "$tagged_before"
   configure "lan0, vlan0"
-  check "trunk: a VLAN of it as well" tpx-bpf reload --config /tmp/config.yaml
+  check "trunk: a VLAN of it as well" tpx-bpf reload --config /tmp/config.yaml --existing abort
   check "trunk: both are attached" attached lan0 vlan0
   check "trunk: both are proxied, untagged" proxied untagged
   check "trunk: both are proxied, tagged" proxied tagged
@@ -231,6 +232,32 @@ rules() {
   check "rules of VLANs: detach" tpx-bpf detach
 }
 
+early() { # DEVICE XDP: where the status says that it drops early
+  tpx-bpf status | tee /tmp/status | grep -Eq "^  $1 +$2 " || { cat /tmp/status; return 1; }
+}
+
+dropped() { # NAMESPACE NUMBER
+  ! direct "$@"
+}
+
+early_drop() {
+  cat >/tmp/config.yaml <<END
+version: 1
+interfaces: {lan: [lan0, vlan0, qinq0], wan: [wan0]}
+rules:
+  - {name: nobody, match: {proto: tcp, src: [192.0.2.128/26, "2001:db8:2::/64"]}, action: drop}
+default: bypass
+xdp: native
+END
+  needed "early drop: load" tpx-bpf load --config /tmp/config.yaml
+  check "early drop: a device that carries VLANs is left to tc" early lan0 "none +it carries the VLAN"
+  check "early drop: generic where the driver has no XDP" early vlan0 "generic +native XDP failed"
+  check "early drop: whom the rule is about" dropped tagged 2
+  check "early drop: nobody else on the trunk" direct untagged 1
+  check "early drop: nor in another VLAN" direct stacked 3
+  check "early drop: detach" tpx-bpf detach
+}
+
 # A VLAN device may go at any time, and takes its hook with it.
 gone() {
   configure vlan0
@@ -251,6 +278,7 @@ vlan
 qinq
 trunk
 rules
+early_drop
 gone
 dmesg >/tmp/dmesg
 check "the kernel has nothing to complain of" \

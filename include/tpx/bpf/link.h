@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <optional>
+#include <span>
 #include <string>
 #include <string_view>
 
@@ -20,6 +21,13 @@ namespace tpx::bpf {
 absl::StatusOr<UniqueFd> AttachTcx(int program_fd, int ifindex);
 absl::StatusOr<UniqueFd> AttachSkLookup(int program_fd);
 
+// In the cgroup whose folder is given, and all below it, after programs that are there.
+absl::StatusOr<UniqueFd> AttachCgroup(int program_fd, const std::string& folder, std::string_view program);
+// In the driver or in the stack. What the kernel answers where the device has a program in either already, or
+// its driver knows no XDP, is not told apart.
+enum class XdpHook { kNative, kGeneric };
+absl::StatusOr<UniqueFd> AttachXdp(int program_fd, int ifindex, XdpHook hook);
+
 absl::Status PinLink(int link_fd, const std::string& path);
 // Puts another program in the place of the attached one in one step: a packet
 // meets the old or the new program, never neither.
@@ -28,8 +36,8 @@ absl::Status ReplaceLinkProgram(const std::string& pin, int program_fd);
 struct LinkState {
   uint32_t id = 0;
   uint32_t program_id = 0;
-  // The device or the namespace it is attached to; 0 once that is gone.
-  uint32_t target = 0;
+  // The device, the namespace or the cgroup it is attached to; 0 once that is gone.
+  uint64_t target = 0;
 };
 absl::StatusOr<LinkState> InspectLink(const std::string& pin);
 // Detaches even if somebody holds a descriptor, and unpins.
@@ -55,6 +63,9 @@ absl::Status AttachFilter(const Filter& filter, int program_fd);  // kAlreadyExi
 absl::StatusOr<std::optional<uint32_t>> InspectFilter(const Filter& filter);
 absl::Status ReplaceFilterProgram(const Filter& filter, int program_fd);  // in one step, as for a link
 absl::Status DetachFilter(const Filter& filter);
+
+// The programs for the flows that begin on the gateway itself, by name.
+std::span<const std::string_view> LocalPrograms();
 
 // Whether any of our sk_lookup programs is attached to the namespace, be it by
 // pins that we do not know of.

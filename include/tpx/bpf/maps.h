@@ -4,8 +4,11 @@
 #include <string>
 
 #include "tpx/bpf/map.h"
+#include "tpx/bpf/ring_reader.h"
 #include "tpx/bpf/shared_array.h"
 #include "tpx_abi.h"
+#include "tpx_event.h"
+#include "tpx_judge.h"
 
 // The maps of a pin directory, each with its type. See tpx_abi.h for meanings.
 namespace tpx::bpf {
@@ -33,6 +36,10 @@ inline absl::StatusOr<Map<tpx_addr, uint32_t>> OpenLocal(const std::string& pins
 inline absl::StatusOr<Map<tpx_flow, tpx_verdict>> OpenFlows(const std::string& pins, Access access) {
   return Map<tpx_flow, tpx_verdict>::OpenPinned(pins + "/tpx_flows", BPF_MAP_TYPE_LRU_HASH, access);
 }
+// Key: a descriptor of the socket.
+inline absl::StatusOr<Map<int, tpx_socket>> OpenSockets(const std::string& pins, Access access) {
+  return Map<int, tpx_socket>::OpenPinned(pins + "/tpx_sockets", BPF_MAP_TYPE_SK_STORAGE, access);
+}
 // Per CPU: what tc decided, index by the flow's hash.
 inline absl::StatusOr<PerCpuArray<tpx_handoff>> OpenHandoff(const std::string& pins, Access access) {
   return PerCpuArray<tpx_handoff>::OpenPinned(pins + "/tpx_handoff", access);
@@ -55,6 +62,31 @@ inline absl::StatusOr<Map<uint32_t, uint32_t>> OpenPrefixes(const std::string& p
 // Of one inner map per slot, as above.
 inline absl::StatusOr<Map<uint32_t, uint32_t>> OpenAttributes(const std::string& pins, Access access) {
   return Map<uint32_t, uint32_t>::OpenPinned(pins + "/tpx_attributes", BPF_MAP_TYPE_ARRAY_OF_MAPS, access);
+}
+
+// Of the judge alone.
+inline absl::StatusOr<SharedArray<tpx_question>> OpenQuestions(const std::string& pins, Access access) {
+  return SharedArray<tpx_question>::OpenPinned(pins + "/tpx_questions", TPX_QUESTIONS, access);
+}
+// What a program tells those who listen: see tpx_event.h.
+inline absl::StatusOr<RingReader<tpx_event>> OpenEvents(const std::string& pins) {
+  return RingReader<tpx_event>::OpenPinned(pins + "/tpx_events");
+}
+inline absl::StatusOr<SharedArray<tpx_trace>> OpenTrace(const std::string& pins, Access access) {
+  return SharedArray<tpx_trace>::OpenPinned(pins + "/tpx_trace", 1, access);
+}
+inline absl::StatusOr<RingReader<tpx_event>> OpenLog(const std::string& pins) {
+  return RingReader<tpx_event>::OpenPinned(pins + "/tpx_log");
+}
+inline absl::StatusOr<SharedArray<tpx_log_lease>> OpenLogLease(const std::string& pins, Access access) {
+  return SharedArray<tpx_log_lease>::OpenPinned(pins + "/tpx_log_lease", 1, access);
+}
+// Index tpx_rule.counter.
+inline absl::StatusOr<PerCpuArray<tpx_log_rate>> OpenLogRates(const std::string& pins, Access access) {
+  return PerCpuArray<tpx_log_rate>::OpenPinned(pins + "/tpx_log_rates", access);
+}
+inline absl::StatusOr<PerCpuArray<tpx_event_counts>> OpenEventCounts(const std::string& pins, Access access) {
+  return PerCpuArray<tpx_event_counts>::OpenPinned(pins + "/tpx_event_cnts", access);
 }
 
 }  // namespace tpx::bpf

@@ -37,9 +37,15 @@ class Object {
   static absl::StatusOr<Object> LoadForTrial(const std::string& dir, std::span<const char* const> shared,
                                              const Knobs& knobs);
 
+  // The program that judges flows which are there already, with maps of its own
+  // and only those that it needs.
+  static absl::StatusOr<Object> LoadJudge();
+
   int lan_fd() const;
   int wan_fd() const;
   int sk_lookup_fd() const;
+  int xdp_fd() const;
+  int judge_fd() const;
   // Pin each program or map into the directory under its name.
   absl::Status PinPrograms(const std::string& dir) const;
   absl::Status PinMaps(const std::string& dir) const;  // its own

@@ -10,7 +10,7 @@
 namespace tpx::bpf {
 
 // A directory of pins. Maps and programs are pinned under their own names,
-// links as "link_<role>_<ifindex>" and "link_sk_lookup". The kernel allows no
+// links as "link_<role>_<ifindex>", "link_xdp_<ifindex>" and "link_sk_lookup". The kernel allows no
 // dots in these names.
 //
 // A pin can be used by whoever can open it, so the directory is 0700 and its

@@ -20,4 +20,7 @@ struct TrialPacket {
 // What the program writes into its maps stays there.
 absl::Status RunTrial(int program_fd, const TrialPacket& packet);
 
+// Runs the judge once, on what is in its map of questions.
+absl::Status RunJudge(int program_fd);
+
 }  // namespace tpx::bpf

@@ -44,6 +44,19 @@ struct Device {
   friend bool operator==(const Device&, const Device&) = default;
 };
 
+// Whether and where XDP drops early on a LAN device.
+enum class XdpPlace { kNone, kNative, kGeneric };
+std::string_view XdpPlaceName(XdpPlace place);  // "none", "native", "generic"
+struct EarlyDrop {
+  std::string device;
+  int ifindex = 0;
+  XdpPlace place = XdpPlace::kNone;
+  std::string why{};  // there and not in a better place
+  policy::XdpMode asked = policy::XdpMode::kAuto;
+  bool failed = false;  // to attach, although it should have been possible
+  friend bool operator==(const EarlyDrop&, const EarlyDrop&) = default;
+};
+
 // `lines` is what to tell the user, in order.
 struct LoadReport {
   bool already_loaded = false;

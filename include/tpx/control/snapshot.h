@@ -22,6 +22,12 @@ struct DeviceState {
   uint32_t program_id = 0;
 };
 
+struct EarlyDropState {
+  EarlyDrop early;
+  bool attached = false;
+  uint32_t program_id = 0;
+};
+
 // A rule or route of ours, in words.
 struct RouteState {
   std::string text;
@@ -41,6 +47,9 @@ struct StateSnapshot {
   bool sk_lookup_attached = false;
   uint32_t sk_lookup_program_id = 0;
   std::vector<DeviceState> devices;
+  policy::Local local;  // as far as it could be had
+  bool local_attached = false;
+  std::vector<EarlyDropState> early;  // of LAN devices
   std::vector<RouteState> rules, routes;
   // Index into tpx_rule_hits by rule name; while a reload runs, of both its generations.
   std::map<std::string, uint32_t> rule_counters;
@@ -50,5 +59,10 @@ struct StateSnapshot {
 // Nothing loaded is no error. Takes no lock: during a load or reload the
 // answer may be of a moment in between.
 absl::StatusOr<StateSnapshot> Snapshot(const Paths& paths);
+
+// By generation the index into tpx_rule_hits by rule name: of the live one, while a reload runs
+// of the other one too. Cheaper than a Snapshot, because one small file is read.
+using GenerationCounters = std::map<uint32_t, std::map<std::string, uint32_t>>;
+absl::StatusOr<GenerationCounters> ReadRuleCounters(const Paths& paths);
 
 }  // namespace tpx::control

@@ -32,9 +32,10 @@ class Connector {
 
  private:
   int Check(int client, const Endpoint& client_address, Endpoint& destination, int& hops);
-  bool Redirect(const Endpoint& client_address, Endpoint& destination);
+  bool FindTarget(const Endpoint& client_address, const Endpoint& destination, Endpoint& target);
   int Open(const Endpoint& destination, int hops, UniqueFd& out) const;
   int DialFrom(const Endpoint* source, const Endpoint& destination, int hops, UniqueFd& out) const;
+  int DialTarget(const Endpoint& original, const Endpoint& target, int hops, UniqueFd& out) const;
   int DialPreserving(Endpoint source, const Endpoint& destination, int hops, UniqueFd& out);
 
   const sys::UpstreamOptions upstream_;

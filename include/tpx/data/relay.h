@@ -27,7 +27,8 @@ namespace tpx::data {
 //  - RST (or a time-out of TCP) becomes RST, after what was received before it
 //    has been delivered: the other socket is closed when its peer has
 //    acknowledged everything, after kDeliverMs at the latest.
-//  - Everything else resets both sides at once.
+//  - Everything else resets both sides at once, also that somebody destroyed one
+//    of the sockets (SOCK_DESTROY): a policy that ends a session does so.
 class Relay {
  public:
   static constexpr uint64_t kDeliverMs = 2000;

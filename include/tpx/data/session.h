@@ -22,6 +22,7 @@ struct Side {
   bool writable : 1 = false;
   bool drain : 1 = false;      // read until EAGAIN: a short read does not mean that there is no more
   bool no_splice : 1 = false;  // it does not go with pipes: bytes are copied
+  bool aborted : 1 = false;    // somebody destroyed the socket; it is broken, too
   bool broken : 1 = false;     // RST, time-out: nothing can be sent; what came before can still be read
 };
 

@@ -54,11 +54,13 @@ struct UdpSession : DeadlineHook {
   UniqueFd upstream;
   uint32_t index = 0;
   uint32_t generation = 0;
+  uint32_t confirmed = 0;  // DecisionSource::UdpEnded() when a flow of it was last known to be there
   Phase phase = Phase::kFree;
   uint8_t up = 0, down = 0;    // receive calls in each direction, saturating
   bool receiving : 1 = false;  // the request is armed
   bool gone : 1 = false;       // the client is: closed at the end of the turn
   bool no_trains : 1 = false;  // one of the ways out can't segment
+  bool preserved : 1 = false;  // the upstream socket has the client's address
   bool fragments : 1 = false;  // the kernel may fragment what it sends
 
   bool is_free() const { return phase == Phase::kFree; }

@@ -16,7 +16,7 @@ namespace tpx::observe {
 // tpx_counters.def.
 struct ReasonName {
   const char* name;    // "rule_proxy"
-  const char* hook;    // "tc", "lookup"
+  const char* hook;    // "tc", "lookup", "local"
   const char* effect;  // "pass", "steer", "drop", "answer"
   const char* text;
 };
@@ -44,6 +44,16 @@ struct WorkerView {
   bool alive() const { return state != TPX_WORKER_ABSENT && lease_left_ms >= 0; }
 };
 
+// Events that the programs sent to those who listen, or not; see tpx_event.h.
+struct EventCounts {
+  uint64_t matched = 0;      // fitted a trace
+  uint64_t sent = 0;         // of these, to it
+  uint64_t lost = 0;         // of these, for which there was no room
+  uint64_t log_sent = 0;     // to the proxy's log
+  uint64_t log_skipped = 0;  // more than a rule's share of the log
+  uint64_t log_lost = 0;     // no proxy was there to read them, or no room
+};
+
 // Everything that the pinned maps tell, read without asking any process. The
 // values are read one after the other while traffic goes on: sums may differ
 // by the packets in between. A worker's sessions are read before what ended
@@ -53,6 +63,7 @@ struct Snapshot {
   uint32_t listen_port = 0;
   std::array<Count, TPX_REASON_COUNT> reasons{};
   std::vector<Count> rules{};         // as asked for
+  EventCounts events{};
   std::vector<WorkerView> workers{};  // as many as the proxy that ran last had
 };
 

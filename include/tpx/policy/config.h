@@ -105,6 +105,7 @@ struct Rule {
   tpx_mapping mapping = TPX_MAPPING_ENDPOINT_INDEPENDENT;  // of the UDP that the rule accepts
   Endpoint target{};                                       // of a redirect
   RateLimit limit{};                                       // beyond it flows are dropped
+  tpx_log_mode log = TPX_LOG_NONE;                         // whether the proxy's log tells of its flows
   bool matches_nothing = false;                            // src or dst names only empty sets
   int line = 0, column = 0;  // in the file, for messages; 0 for the implicit ones
 
@@ -140,6 +141,10 @@ struct Interfaces {
 
 enum class AttachMode { kAuto, kTcx, kClsact };
 
+// Where XDP drops early on the LAN devices: on network cards that do it in their drivers, wherever the driver
+// can or else in the stack, in the stack, nowhere.
+enum class XdpMode { kAuto, kNative, kGeneric, kOff };
+
 // How the kernel side is put up. Changing it needs detach and load.
 struct Steering {
   uint32_t mark_mask = 0x60000000;   // the only bits of a packet's mark that are ever touched
@@ -148,6 +153,9 @@ struct Steering {
   uint32_t route_table = 2184;
   uint32_t rule_priority = 100;
   AttachMode attach = AttachMode::kAuto;
+
+  // On the gateway's own sockets whose flows are proxied: the bits of both.
+  uint32_t local_mark() const { return steer_mark | own_mark; }
   friend bool operator==(const Steering&, const Steering&) = default;
 };
 
@@ -198,6 +206,7 @@ struct Config {
   Interfaces interfaces;
   Local local;
   Policy policy;
+  XdpMode xdp = XdpMode::kAuto;
   Steering steering;
   Proxy proxy;
   friend bool operator==(const Config&, const Config&) = default;

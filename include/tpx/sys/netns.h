@@ -14,6 +14,9 @@ namespace tpx::sys {
 // is gone.
 absl::StatusOr<uint64_t> CurrentNetns();
 
+// The kernel's own number of it (SO_NETNS_COOKIE, Linux 5.14), which is never used again.
+absl::StatusOr<uint64_t> NetnsCookie();
+
 // A path by which the namespace can be entered (named, or of a process), if
 // there is one.
 std::optional<std::string> FindNetns(uint64_t inode);

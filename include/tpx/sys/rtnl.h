@@ -28,19 +28,21 @@ std::string_view FamilyName(Family family);  // "IPv4", "IPv6"
 // Owner tag (FRA_PROTOCOL, rtm_protocol) of everything that is ours.
 inline constexpr uint8_t kRouteProtocol = 116;
 
-// ip rule add iif IIF fwmark MARK/MASK lookup TABLE priority PRIORITY protocol 116
+// ip rule add iif IIF [from LOOPBACK] [fwmark MARK/MASK] lookup TABLE priority PRIORITY protocol 116
 struct PolicyRule {
   Family family = Family::kIpv4;
-  std::string iif;
+  std::string iif;             // lo: what the machine itself sends
+  bool from_loopback = false;  // only what has the family's loopback address as its source
   uint32_t mark = 0;
-  uint32_t mask = 0;
+  uint32_t mask = 0;  // 0: whatever the mark
   uint32_t table = 0;
   uint32_t priority = 0;
   std::string ToString() const;
   friend bool operator==(const PolicyRule&, const PolicyRule&) = default;
 };
 
-// ip route add local default dev lo table TABLE protocol 116
+// ip route add local default dev lo src LOOPBACK table TABLE protocol 116
+// What the machine itself sends by it has the family's loopback address, unless it has one already.
 struct LocalRoute {
   Family family = Family::kIpv4;
   uint32_t table = 0;
@@ -48,12 +50,21 @@ struct LocalRoute {
   friend bool operator==(const LocalRoute&, const LocalRoute&) = default;
 };
 
+// Where an XDP program runs on a device.
+enum class Xdp { kNone, kNative, kGeneric, kOther };
+
 struct LinkInfo {
   int index = 0;
   std::string name;
   uint32_t flags = 0;  // IFF_*
   uint16_t type = 0;   // ARPHRD_*
   uint16_t vlan = 0;   // of a device for one VLAN of another; else 0
+  std::string kind{};  // "veth"; empty for what a driver found
+  std::string bus{};   // of the hardware behind it: "pci"; empty where there is none
+  int lower = 0;       // index of the device that a VLAN, for example, is on
+  int master = 0;      // index of the bridge or bond that it is a port of
+  Xdp xdp = Xdp::kNone;
+  uint32_t xdp_program = 0;  // 0 also where several run
   bool is_loopback() const;
   bool is_up() const;
 };

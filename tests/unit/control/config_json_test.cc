@@ -11,7 +11,7 @@ namespace {
 policy::Rule FullRule() {
   policy::Rule rule;
   auto& [name, protocols, src, dst, sports, dports, interfaces, macs, dscps, marks, vlans, uids, gids,
-         cgroups, programs, negated, action, fail_mode, source, mapping, target, limit, matches_nothing, line,
+         cgroups, programs, negated, action, fail_mode, source, mapping, target, limit, log, matches_nothing, line,
          column] = rule;
   name = "w\"eb \xc3\xa4";
   protocols = {6, 17};
@@ -30,6 +30,7 @@ policy::Rule FullRule() {
   programs = {{.path = "/usr/bin/curl", .file = {.inode = 0xffffffffffff, .device = 0xffffffff}}};
   negated = policy::kMatchSrc | policy::kMatchMark;
   limit = {100, 200, 60};
+  log = TPX_LOG_SAMPLE;
   action = TPX_ACTION_REDIRECT;
   fail_mode = TPX_FAIL_RESET;
   source = TPX_SOURCE_PRESERVE;
@@ -67,6 +68,7 @@ policy::Config Full() {
                      .route_table = 7,
                      .rule_priority = 8,
                      .attach = policy::AttachMode::kClsact};
+  config.xdp = policy::XdpMode::kGeneric;
   config.proxy = FullProxy();
   config.policy.rules.push_back(FullRule());
   config.policy.rules.push_back({.name = "redirected", .target = {*IpAddr::Parse("127.0.0.1"), 53}});

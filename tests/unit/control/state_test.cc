@@ -29,6 +29,14 @@ TEST_F(StateTest, StateSurvivesTheWayThroughTheFile) {
                     .steering = {.steer_mark = 5},
                     .interfaces = {.lan = {"a"}, .wan = {"b*"}},
                     .devices = {{"a", 4, Role::kLan, Mode::kTcx, 0}, {"b1", 5, Role::kWan, Mode::kClsact, 2}},
+                    .xdp = policy::XdpMode::kGeneric,
+                    .xdp_idle = "no reason",
+                    .early = {{.device = "a",
+                               .ifindex = 4,
+                               .place = XdpPlace::kNative,
+                               .why = "so",
+                               .asked = policy::XdpMode::kOff,
+                               .failed = true}},
                     .build = "0123456789abcdef",
                     .rule_counters = {{7, {{"x", 0}, {"default", 1}}}, {8, {{"default", 1}}}}};
   ASSERT_TRUE(WriteState(paths_, state).ok());

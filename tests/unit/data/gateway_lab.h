@@ -101,6 +101,9 @@ class WorkerTest : public testing::TestWithParam<Family> {
   UniqueFd conntrack_count_{memfd_create("count", MFD_CLOEXEC)};  // stands for nf_conntrack_count
   struct NoDecisions final : DecisionSource {                     // there is no kernel side
     std::optional<tpx_verdict> Find(const tpx_flow&) override { return std::nullopt; }
+    bool IsGateway(const IpAddr&) override { return false; }
+    uint32_t UdpEnded() override { return 0; }
+    void NoteOriginal(int, const Endpoint&, const Endpoint&) override {}
   } decisions_;
   IcmpBudget icmp_budget_;
   WorkerOptions options_{.max_sessions = 4096,

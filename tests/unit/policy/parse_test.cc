@@ -41,6 +41,7 @@ TEST(ParseConfig, ReadsEveryKey) {
   EXPECT_THAT(c.interfaces.wan, ElementsAre("eth0"));
   EXPECT_EQ(c.local, (Local{.enabled = true, .cgroup = "/user.slice"}));
   EXPECT_EQ(c.steering, (Steering{0x0f000000, 0x01000000, 0x02000000, 300, 50, AttachMode::kClsact}));
+  EXPECT_EQ(c.xdp, XdpMode::kNative);
   Timeouts timeouts{.connect_ms = 500,
                     .idle_ms = 3'600'000,
                     .half_closed_ms = 300'000,
@@ -76,6 +77,7 @@ TEST(ParseConfig, ReadsEveryKey) {
                   .limit = {.per_second = 100, .burst = 200, .penalty_s = 60},
                   .line = 14,
                   .column = 5}));
+  EXPECT_EQ(c.policy.rules[1].log, TPX_LOG_SAMPLE);
   EXPECT_EQ(c.policy.rules[4].source, TPX_SOURCE_PRESERVE);
   EXPECT_EQ(c.policy.rules[4].fail_mode, TPX_FAIL_RESET);
   EXPECT_EQ(c.policy.rules[4].mapping, TPX_MAPPING_ENDPOINT_INDEPENDENT);

@@ -2,6 +2,7 @@
 #include "tpx/sys/rtnl.h"
 
 #include <gmock/gmock.h>
+#include <net/if.h>
 #include <poll.h>
 #include <sched.h>
 #include <unistd.h>
@@ -86,6 +87,10 @@ TEST_F(RtnlTest, LinksAndAddressesAreListed) {
   ASSERT_NE(a0, links.end());
   EXPECT_TRUE(a0->is_up());
   EXPECT_FALSE(a0->is_loopback());
+  EXPECT_EQ(a0->kind, "veth");
+  EXPECT_EQ(a0->bus, "");
+  EXPECT_EQ(a0->lower, static_cast<int>(if_nametoindex("b0")));
+  EXPECT_EQ(a0->xdp, Xdp::kNone);
   bool v4 = false;
   bool v6 = false;
   const auto addresses = *rtnl_->ListAddresses();

@@ -1,0 +1,287 @@
+// SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
+/*
+ * Flows that begin on the gateway itself, judged where their process calls
+ * connect() or sendto(), with its identity. What is proxied keeps its address:
+ * the socket gets a mark, or the datagram the loopback address as its source, and
+ * by either the routing rules deliver it on lo, where sk_lookup takes it. Only
+ * what is redirected is sent elsewhere, and the process goes on seeing the
+ * address that it named.
+ *
+ * A cgroup has processes of many network namespaces; the others' are left alone.
+ */
+#include <linux/bpf.h>
+#include <bpf/bpf_helpers.h>
+#include <linux/in.h>
+
+#include "lib/config.h"
+#include "lib/count.h"
+#include "lib/ctx_sock_addr.h"
+#include "lib/family.h"
+#include "lib/flows.h"
+#include "lib/local_policy.h"
+#include "lib/owner.h"
+#include "lib/workers.h"
+
+#define SOL_SOCKET 1
+#define SO_MARK 36
+#define ECONNREFUSED 111
+
+/* What the return value of such a program says. */
+#define DENY 0
+#define ALLOW 1
+
+static __always_inline __u32 local_mark(void) { return tpx_steer_mark | tpx_own_mark; }
+
+static __always_inline int is_judged_here(__u64 netns_cookie) {
+  struct tpx_control *control = control_block();
+
+  return control && control->netns_cookie && control->netns_cookie == netns_cookie;
+}
+
+struct attempt {
+  struct tpx_flow flow;
+  struct tpx_owner owner;
+  struct tpx_verdict verdict;
+  int steerable; /* by the mark or the source address */
+};
+
+/* What the rule's fail mode makes of a flow that should be proxied and cannot be. */
+static __always_inline int failed(const struct tpx_verdict *v, int steerable) {
+  if (v->fail_mode == TPX_FAIL_CLOSED) return steerable ? TPX_R_LO_DOWN_CLOSED : TPX_R_LO_UNABLE_CLOSED;
+  if (v->fail_mode == TPX_FAIL_RESET) return steerable ? TPX_R_LO_DOWN_RESET : TPX_R_LO_UNABLE_RESET;
+  return steerable ? TPX_R_LO_DOWN_OPEN : TPX_R_LO_UNABLE_OPEN;
+}
+
+/* The reason for what the rules do not decide, or 0. */
+static __always_inline int reason_before_rules(struct bpf_sock *sk, const struct tpx_addr *to) {
+  __u32 mark = sk->mark & tpx_mark_mask;
+
+  if (mark == tpx_own_mark || mark == tpx_steer_mark) return TPX_R_LO_OWN_SOCKET;
+  if (!bpf_sk_storage_get(&tpx_sockets, sk, 0, 0)) return TPX_R_LO_OLD_SOCKET;
+  if (addr_never_proxied(to)) return TPX_R_LO_SPECIAL_ADDRESS;
+  return bpf_map_lookup_elem(&tpx_local, to) ? TPX_R_LO_OWN_ADDRESS : 0;
+}
+
+/* The gateway speaks for itself: there is no client whose address could be preserved, nor a pair to keep. */
+static __always_inline int has_worker(struct attempt *a) {
+  a->verdict.source = TPX_SOURCE_MASQUERADE;
+  a->verdict.mapping = TPX_MAPPING_ENDPOINT_INDEPENDENT;
+  return tpx_pick_worker(&a->flow, &a->verdict) == WORKER_FOUND;
+}
+
+static __noinline int judge_by_rules(struct attempt *a) {
+  struct tpx_verdict *v;
+
+  if (!a) return TPX_R_LO_NO_POLICY;
+  v = &a->verdict;
+  load_owner(&a->owner);
+  if (tpx_eval_local(&a->flow, &a->owner, v)) return TPX_R_LO_NO_POLICY;
+  count_at(&tpx_rule_hits, v->counter, 0);
+  switch (v->action) {
+    case TPX_ACTION_DROP:
+      return TPX_R_LO_DROP;
+    case TPX_ACTION_REJECT:
+      return TPX_R_LO_REJECT;
+    case TPX_ACTION_REDIRECT:
+      /* A socket speaks the family of the address that its process named. */
+      return addr_is_v4(&v->to.addr) == addr_is_v4(&a->flow.dst) ? TPX_R_LO_REDIRECT : failed(v, 0);
+    case TPX_ACTION_PROXY:
+      if (a->steerable && has_worker(a)) return TPX_R_LO_PROXY;
+      return failed(v, a->steerable);
+    default:
+      return TPX_R_LO_BYPASS;
+  }
+}
+
+static __always_inline struct tpx_target peer_of(const struct attempt *a) {
+  return (struct tpx_target){.addr = a->flow.dst, .port = a->flow.dport};
+}
+
+static __always_inline struct tpx_peer_key peer_key(struct bpf_sock_addr *ctx,
+                                                    const struct tpx_target *peer) {
+  return (struct tpx_peer_key){.cookie = bpf_get_socket_cookie(ctx), .peer = *peer};
+}
+
+/* The fate of what went between the socket and the peer before, or 0. */
+static __always_inline int known_fate(const struct tpx_peer_key *key) {
+  struct tpx_peer *known = bpf_map_lookup_elem(&tpx_peers, key);
+  __u32 now = now_s();
+
+  if (!known || (__s32)(now - known->seen_s) > udp_flow_s()) return 0;
+  if (known->seen_s != now) known->seen_s = now;
+  return known->reason;
+}
+
+static __always_inline void note_fate(const struct tpx_peer_key *key, int reason) {
+  struct tpx_peer fate = {.reason = reason, .seen_s = now_s()};
+
+  bpf_map_update_elem(&tpx_peers, key, &fate, BPF_ANY);
+}
+
+static __always_inline void describe(struct bpf_sock_addr *ctx, struct bpf_sock *sk, enum ctx_family family,
+                                     struct attempt *a) {
+  struct tpx_target peer;
+
+  __builtin_memset(a, 0, sizeof(*a));
+  ctx_load_peer(ctx, family, &peer);
+  a->flow.dst = peer.addr;
+  a->flow.dport = peer.port;
+  a->flow.src = ctx_bound_address(sk, family, &peer.addr);
+  a->flow.sport = bpf_htons(sk->src_port);
+  a->flow.proto = ctx->protocol;
+  a->steerable = !sk->bound_dev_if;
+}
+
+/* For connect() and sendto() alike: sends the call to the rule's target. */
+static __always_inline void redirect(struct bpf_sock_addr *ctx, struct bpf_sock *sk, enum ctx_family family,
+                                     const struct attempt *a) {
+  struct tpx_socket *s = bpf_sk_storage_get(&tpx_sockets, sk, 0, 0);
+
+  if (!s) return;
+  s->original = peer_of(a);
+  s->actual = a->verdict.to;
+  ctx_store_peer(ctx, family, &s->actual);
+}
+
+/* Whatever else others set of the mark stays. */
+static __always_inline void set_mark(struct bpf_sock_addr *ctx, struct bpf_sock *sk, __u32 bits) {
+  __u32 mark = (sk->mark & ~tpx_mark_mask) | bits;
+
+  if (mark != sk->mark) bpf_setsockopt(ctx, SOL_SOCKET, SO_MARK, &mark, sizeof(mark));
+}
+
+static __always_inline int conclude(int reason) {
+  enum tpx_effect effect = effect_of(reason);
+
+  count_at(&tpx_counters, reason, 0);
+  if (effect == TPX_EFFECT_ANSWER) bpf_set_retval(-ECONNREFUSED);
+  return effect == TPX_EFFECT_PASS || effect == TPX_EFFECT_STEER ? ALLOW : DENY;
+}
+
+static __always_inline int is_tcp_or_udp(__u32 protocol) {
+  return protocol == IPPROTO_TCP || protocol == IPPROTO_UDP;
+}
+
+static __always_inline int on_connect(struct bpf_sock_addr *ctx, enum ctx_family family) {
+  struct bpf_sock *sk = ctx->sk;
+  struct tpx_peer_key key;
+  struct tpx_target peer;
+  struct attempt a;
+  int reason;
+
+  if (!sk || !is_tcp_or_udp(ctx->protocol) || !is_judged_here(bpf_get_netns_cookie(ctx))) return ALLOW;
+  describe(ctx, sk, family, &a);
+  reason = reason_before_rules(sk, &a.flow.dst);
+  if (reason == TPX_R_LO_OWN_SOCKET) return conclude(reason);
+  if (!reason && ctx->protocol == IPPROTO_UDP) {
+    peer = peer_of(&a);
+    key = peer_key(ctx, &peer);
+    reason = known_fate(&key) == TPX_R_LO_ANSWER ? TPX_R_LO_ANSWER : 0;
+  }
+  if (!reason) reason = judge_by_rules(&a);
+  set_mark(ctx, sk, reason == TPX_R_LO_PROXY ? local_mark() : 0);
+  if (reason == TPX_R_LO_REDIRECT) redirect(ctx, sk, family, &a);
+  return conclude(reason);
+}
+
+/* A datagram of a flow that is known, or 0 where it has to be judged. */
+static __always_inline int judge_known(struct attempt *a, int fate) {
+  if (fate == TPX_R_LO_ANSWER) return fate;
+  if (fate == TPX_R_LO_PROXY) return has_worker(a) ? TPX_R_LO_PROXIED : 0;
+  return fate && effect_of(fate) == TPX_EFFECT_PASS ? TPX_R_LO_DIRECT : 0;
+}
+
+/* Of datagrams on sockets that are not connected. The mark was read when this runs (udp_sendmsg), the
+ * source address was not. */
+static __always_inline int on_sendmsg(struct bpf_sock_addr *ctx, enum ctx_family family) {
+  struct bpf_sock *sk = ctx->sk;
+  struct tpx_peer_key key;
+  struct tpx_target peer;
+  struct attempt a;
+  int reason;
+
+  if (!sk || !is_judged_here(bpf_get_netns_cookie(ctx))) return ALLOW;
+  describe(ctx, sk, family, &a);
+  a.steerable = a.steerable && !ctx_has_source(ctx, family);
+  reason = reason_before_rules(sk, &a.flow.dst);
+  if (reason) return conclude(reason);
+  peer = peer_of(&a);
+  key = peer_key(ctx, &peer);
+  reason = judge_known(&a, known_fate(&key));
+  if (!reason) {
+    reason = judge_by_rules(&a);
+    if (effect_of(reason) == TPX_EFFECT_PASS || reason == TPX_R_LO_PROXY) note_fate(&key, reason);
+  }
+  if (reason == TPX_R_LO_PROXY || reason == TPX_R_LO_PROXIED) ctx_send_from_loopback(ctx, family);
+  if (reason == TPX_R_LO_REDIRECT) redirect(ctx, sk, family, &a);
+  return conclude(reason);
+}
+
+/* The name that the process gave the peer, where that is not the peer's own. */
+static __always_inline int restore_name(struct bpf_sock_addr *ctx, struct bpf_sock *sk,
+                                        enum ctx_family family, const struct tpx_target *peer) {
+  struct tpx_socket *s = bpf_sk_storage_get(&tpx_sockets, sk, 0, 0);
+
+  if (!s || !s->actual.port || s->actual.port != peer->port || !addr_equal(&s->actual.addr, &peer->addr))
+    return 0;
+  ctx_store_peer(ctx, family, &s->original);
+  return 1;
+}
+
+/* Who hears first and answers then is a server, whatever the rules say of flows to its client. */
+static __always_inline int on_recvmsg(struct bpf_sock_addr *ctx, enum ctx_family family) {
+  struct bpf_sock *sk = ctx->sk;
+  struct tpx_target peer;
+  struct tpx_peer_key key;
+
+  if (!sk || !is_judged_here(bpf_get_netns_cookie(ctx))) return ALLOW;
+  ctx_load_peer(ctx, family, &peer);
+  if (restore_name(ctx, sk, family, &peer) || reason_before_rules(sk, &peer.addr)) return ALLOW;
+  key = peer_key(ctx, &peer);
+  if (!known_fate(&key)) note_fate(&key, TPX_R_LO_ANSWER);
+  return ALLOW;
+}
+
+static __always_inline int on_getpeername(struct bpf_sock_addr *ctx, enum ctx_family family) {
+  struct bpf_sock *sk = ctx->sk;
+  struct tpx_target peer;
+
+  if (!sk || !is_judged_here(bpf_get_netns_cookie(ctx))) return ALLOW;
+  ctx_load_peer(ctx, family, &peer);
+  restore_name(ctx, sk, family, &peer);
+  return ALLOW;
+}
+
+SEC("cgroup/connect4")
+int tpx_connect4(struct bpf_sock_addr *ctx) { return on_connect(ctx, CTX_V4); }
+
+SEC("cgroup/connect6")
+int tpx_connect6(struct bpf_sock_addr *ctx) { return on_connect(ctx, CTX_V6); }
+
+SEC("cgroup/sendmsg4")
+int tpx_sendmsg4(struct bpf_sock_addr *ctx) { return on_sendmsg(ctx, CTX_V4); }
+
+SEC("cgroup/sendmsg6")
+int tpx_sendmsg6(struct bpf_sock_addr *ctx) { return on_sendmsg(ctx, CTX_V6); }
+
+SEC("cgroup/recvmsg4")
+int tpx_recvmsg4(struct bpf_sock_addr *ctx) { return on_recvmsg(ctx, CTX_V4); }
+
+SEC("cgroup/recvmsg6")
+int tpx_recvmsg6(struct bpf_sock_addr *ctx) { return on_recvmsg(ctx, CTX_V6); }
+
+SEC("cgroup/getpeername4")
+int tpx_peername4(struct bpf_sock_addr *ctx) { return on_getpeername(ctx, CTX_V4); }
+
+SEC("cgroup/getpeername6")
+int tpx_peername6(struct bpf_sock_addr *ctx) { return on_getpeername(ctx, CTX_V6); }
+
+/* Tells the sockets that may be steered from those that were there before. */
+SEC("cgroup/sock_create")
+int tpx_sock_create(struct bpf_sock *sk) {
+  if (is_tcp_or_udp(sk->protocol) && is_judged_here(bpf_get_netns_cookie(sk)))
+    bpf_sk_storage_get(&tpx_sockets, sk, 0, BPF_SK_STORAGE_GET_F_CREATE);
+  return ALLOW;
+}
+
+char LICENSE[] SEC("license") = "Dual BSD/GPL";

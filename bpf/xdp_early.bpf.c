@@ -1,0 +1,92 @@
+// SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
+/*
+ * XDP on LAN devices: drops early what tpx_lan would drop for the same packet by
+ * the rules alone, for the same reason, and counts it in its place. All else goes
+ * up to tc, which judges it as if nobody had looked: whatever needs memory of
+ * flows that are known, an answer, or a mark.
+ *
+ * A packet here has no mark yet. One that a veth carries within a namespace may
+ * get its own back, which tells tc that the proxy sent it: rules see it first.
+ */
+#include <linux/bpf.h>
+#include <bpf/bpf_helpers.h>
+
+#include "lib/config.h"
+#include "lib/count.h"
+#include "lib/ctx_xdp.h"
+#include "lib/flows.h"
+#include "lib/limit.h"
+#include "lib/parse.h"
+#include "lib/policy.h"
+#include "lib/sockets.h"
+#include "lib/verdict.h"
+
+#define UP (-1) /* to tc */
+
+static __always_inline int is_remembered(const struct tpx_flow *flow) {
+  const struct tpx_verdict *v = bpf_map_lookup_elem(&tpx_flows, flow);
+
+  return v && age_s(v, now_s()) <= udp_flow_s();
+}
+
+/* Whether tc would ask the rules, nothing else, what this packet may do. A SYN that has other flags may be
+ * dropped for those. */
+static __always_inline int may_be_first(const struct packet *p) {
+  struct tpx_flow reversed;
+
+  if (p->first_fragment) return 0;
+  if (p->kind == PACKET_TCP) return p->tcp.syn && !p->tcp.ack && !p->tcp.fin && !p->tcp.rst;
+  if (p->kind != PACKET_UDP) return p->kind == PACKET_OTHER && concerns_other_protocols();
+  if (is_remembered(&p->flow)) return 0;
+  reversed = reverse_of(&p->flow);
+  return !is_remembered(&reversed);
+}
+
+/* Whether a socket has a word in it: the rules are asked about new flows only. */
+static __always_inline int is_owned(ctx_t *ctx, const struct packet *p, const struct tpx_verdict *v) {
+  if (p->kind == PACKET_TCP) return tcp_owner(ctx, &p->flow) != OWNED_BY_NONE;
+  /* Of UDP the rules come first where they deny. */
+  if (p->kind != PACKET_UDP || v->action == TPX_ACTION_DROP || !is_transparent(v)) return 0;
+  return udp_owner(ctx, &p->flow, tpx_own_mark) != OWNED_BY_NONE;
+}
+
+/* The penalty is the only limit that holds here: what takes out of a bucket is tc's, once. */
+static __always_inline int reason_of_rule(const struct packet *p, struct tpx_verdict *v) {
+  enum tpx_effect effect;
+
+  if (v->action == TPX_ACTION_DROP) return TPX_R_RULE_DROP;
+  if (!v->limit || p->kind == PACKET_OTHER || !tpx_in_penalty(&p->flow, v)) return UP;
+  effect = effect_of(reason_of_verdict(&p->flow, v));
+  return effect == TPX_EFFECT_STEER || effect == TPX_EFFECT_PASS ? TPX_R_RATE_PENALTY : UP;
+}
+
+static __noinline int judge_by_rules(ctx_t *ctx, struct packet *p) {
+  __u32 generation = live_generation();
+  struct tpx_verdict v = {};
+  int reason;
+
+  if (!p || asked_attributes() & 1 << TPX_ATTR_MARK) return UP;
+  note_link(ctx, p);
+  if (tpx_evaluate(&p->flow, &p->link, &v)) return UP;
+  if (generation != live_generation()) return UP; /* whose rules may ask for something else */
+  reason = reason_of_rule(p, &v);
+  if (reason == UP || (p->kind != PACKET_OTHER && is_martian(&p->flow)) || is_owned(ctx, p, &v)) return UP;
+  count_at(&tpx_rule_hits, v.counter, ctx_len(ctx));
+  return reason;
+}
+
+SEC("xdp.frags")
+int tpx_xdp_early(struct xdp_md *ctx) {
+  struct packet p;
+  int reason;
+
+  __builtin_memset(&p, 0, sizeof(p));
+  if (parse_packet(ctx, &p) != PARSED || !may_be_first(&p)) return XDP_PASS;
+  if (addr_never_proxied(&p.flow.dst) || is_local(&p.flow.dst)) return XDP_PASS;
+  reason = judge_by_rules(ctx, &p);
+  if (reason == UP) return XDP_PASS;
+  count_at(&tpx_counters, reason, ctx_len(ctx));
+  return XDP_DROP;
+}
+
+char LICENSE[] SEC("license") = "Dual BSD/GPL";
