@@ -16,6 +16,7 @@
 #include "lib/config.h"
 #include "lib/count.h"
 #include "lib/ctx_sock_addr.h"
+#include "lib/events.h"
 #include "lib/family.h"
 #include "lib/flows.h"
 #include "lib/local_policy.h"
@@ -43,6 +44,7 @@ struct attempt {
   struct tpx_owner owner;
   struct tpx_verdict verdict;
   int steerable; /* by the mark or the source address */
+  int is_ruled;  /* the rules were asked */
 };
 
 /* What the rule's fail mode makes of a flow that should be proxied and cannot be. */
@@ -76,6 +78,7 @@ static __noinline int judge_by_rules(struct attempt *a) {
   v = &a->verdict;
   load_owner(&a->owner);
   if (tpx_eval_local(&a->flow, &a->owner, v)) return TPX_R_LO_NO_POLICY;
+  a->is_ruled = 1;
   count_at(&tpx_rule_hits, v->counter, 0);
   switch (v->action) {
     case TPX_ACTION_DROP:
@@ -150,10 +153,30 @@ static __always_inline void set_mark(struct bpf_sock_addr *ctx, struct bpf_sock 
   if (mark != sk->mark) bpf_setsockopt(ctx, SOL_SOCKET, SO_MARK, &mark, sizeof(mark));
 }
 
-static __always_inline int conclude(int reason) {
+static __noinline int report_attempt(const struct attempt *a, int reason) {
+  int is_logged = a->is_ruled && a->verdict.logs;
+  struct tpx_process process = {};
+  struct report r = {.flow = &a->flow, .process = &process};
+
+  if (!is_event(reason, is_logged)) return 0;
+  process.cgroup = bpf_get_current_cgroup_id();
+  process.pid = bpf_get_current_pid_tgid() >> 32;
+  process.uid = bpf_get_current_uid_gid();
+  bpf_get_current_comm(process.comm, sizeof(process.comm));
+  r.outcome.is.reason = reason;
+  r.outcome.is.counter = a->is_ruled ? a->verdict.counter : TPX_NO_RULE;
+  r.outcome.is.worker = TPX_NO_WORKER; /* sk_lookup chooses again */
+  r.outcome.is.action = a->verdict.action;
+  r.outcome.is.hook = TPX_HOOK_CGROUP;
+  r.outcome.is.logged = is_logged;
+  return report_to_all(&r);
+}
+
+static __always_inline int conclude(const struct attempt *a, int reason) {
   enum tpx_effect effect = effect_of(reason);
 
   count_at(&tpx_counters, reason, 0);
+  if (is_traced() || (a->is_ruled && a->verdict.logs)) report_attempt(a, reason);
   if (effect == TPX_EFFECT_ANSWER) bpf_set_retval(-ECONNREFUSED);
   return effect == TPX_EFFECT_PASS || effect == TPX_EFFECT_STEER ? ALLOW : DENY;
 }
@@ -172,7 +195,7 @@ static __always_inline int on_connect(struct bpf_sock_addr *ctx, enum ctx_family
   if (!sk || !is_tcp_or_udp(ctx->protocol) || !is_judged_here(bpf_get_netns_cookie(ctx))) return ALLOW;
   describe(ctx, sk, family, &a);
   reason = reason_before_rules(sk, &a.flow.dst);
-  if (reason == TPX_R_LO_OWN_SOCKET) return conclude(reason);
+  if (reason == TPX_R_LO_OWN_SOCKET) return conclude(&a, reason);
   if (!reason && ctx->protocol == IPPROTO_UDP) {
     peer = peer_of(&a);
     key = peer_key(ctx, &peer);
@@ -181,7 +204,7 @@ static __always_inline int on_connect(struct bpf_sock_addr *ctx, enum ctx_family
   if (!reason) reason = judge_by_rules(&a);
   set_mark(ctx, sk, reason == TPX_R_LO_PROXY ? local_mark() : 0);
   if (reason == TPX_R_LO_REDIRECT) redirect(ctx, sk, family, &a);
-  return conclude(reason);
+  return conclude(&a, reason);
 }
 
 /* A datagram of a flow that is known, or 0 where it has to be judged. */
@@ -204,7 +227,7 @@ static __always_inline int on_sendmsg(struct bpf_sock_addr *ctx, enum ctx_family
   describe(ctx, sk, family, &a);
   a.steerable = a.steerable && !ctx_has_source(ctx, family);
   reason = reason_before_rules(sk, &a.flow.dst);
-  if (reason) return conclude(reason);
+  if (reason) return conclude(&a, reason);
   peer = peer_of(&a);
   key = peer_key(ctx, &peer);
   reason = judge_known(&a, known_fate(&key));
@@ -214,7 +237,7 @@ static __always_inline int on_sendmsg(struct bpf_sock_addr *ctx, enum ctx_family
   }
   if (reason == TPX_R_LO_PROXY || reason == TPX_R_LO_PROXIED) ctx_send_from_loopback(ctx, family);
   if (reason == TPX_R_LO_REDIRECT) redirect(ctx, sk, family, &a);
-  return conclude(reason);
+  return conclude(&a, reason);
 }
 
 /* The name that the process gave the peer, where that is not the peer's own. */

@@ -17,6 +17,7 @@
 #include "lib/limit.h"
 #include "lib/parse.h"
 #include "lib/policy.h"
+#include "lib/report.h"
 #include "lib/reset.h"
 #include "lib/sockets.h"
 #include "lib/unreachable.h"
@@ -386,22 +387,7 @@ static __always_inline int judge(struct __sk_buff *skb, struct packet *p, int fr
 
 /* Global, so that the verifier does not follow each way that leads here. */
 __weak __noinline int tpx_report_skb(struct __sk_buff *skb, struct packet *p, __u32 reason) {
-  union outcome_word outcome = {};
-  union origin_word origin = {};
-  __u64 mac = 0;
-
-  if (!p || !is_event(reason, p->is_logged)) return 0;
-  ctx_load_mac(skb, p->link.mac);
-  __builtin_memcpy(&mac, p->link.mac, sizeof(p->link.mac));
-  outcome.is.reason = reason;
-  outcome.is.counter = p->is_ruled ? p->counter : TPX_NO_RULE;
-  outcome.is.worker = p->is_ruled ? p->worker : TPX_NO_WORKER;
-  outcome.is.action = p->action;
-  outcome.is.hook = TPX_HOOK_TC;
-  outcome.is.logged = p->is_logged;
-  origin.is.ifindex = skb->ifindex;
-  origin.is.length = skb->len;
-  return tpx_report(&p->flow, outcome.word, origin.word, skb->mark, mac);
+  return p ? report_packet(skb, p, reason, TPX_HOOK_TC) : 0;
 }
 
 static __always_inline int ingress(struct __sk_buff *skb, int from_lan) {

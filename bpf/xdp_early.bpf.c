@@ -18,6 +18,7 @@
 #include "lib/limit.h"
 #include "lib/parse.h"
 #include "lib/policy.h"
+#include "lib/report.h"
 #include "lib/sockets.h"
 #include "lib/verdict.h"
 
@@ -72,6 +73,8 @@ static __noinline int judge_by_rules(ctx_t *ctx, struct packet *p) {
   reason = reason_of_rule(p, &v);
   if (reason == UP || (p->kind != PACKET_OTHER && is_martian(&p->flow)) || is_owned(ctx, p, &v)) return UP;
   count_at(&tpx_rule_hits, v.counter, ctx_len(ctx));
+  v.reason = reason;
+  note_rule(p, &v);
   return reason;
 }
 
@@ -86,6 +89,7 @@ int tpx_xdp_early(struct xdp_md *ctx) {
   reason = judge_by_rules(ctx, &p);
   if (reason == UP) return XDP_PASS;
   count_at(&tpx_counters, reason, ctx_len(ctx));
+  if (p.is_logged || is_traced()) report_packet(ctx, &p, reason, TPX_HOOK_XDP);
   return XDP_DROP;
 }
 

@@ -31,6 +31,15 @@ enum tpx_hook {
   TPX_HOOK_CGROUP = 3,
 };
 
+/* Who made a flow that begins on the gateway itself. */
+struct tpx_process {
+  __u64 cgroup; /* id, of cgroup v2 */
+  __u32 pid;    /* 0: no process is known */
+  __u32 uid;
+  char comm[16]; /* the kernel's name of the thread, which it may choose; ends with a NUL */
+};
+TPX_SIZE(struct tpx_process, 32);
+
 struct tpx_event {
   __u64 time_ns; /* CLOCK_MONOTONIC */
   struct tpx_flow flow;
@@ -45,8 +54,9 @@ struct tpx_event {
   __u8 hook;     /* enum tpx_hook */
   __u8 action;   /* enum tpx_action of the rule */
   __u8 pad[3];
+  struct tpx_process process;
 };
-TPX_SIZE(struct tpx_event, 80);
+TPX_SIZE(struct tpx_event, 112);
 
 /* tpx_trace[0], memory-mapped: written by `trace`, before its lease begins. An event is sent if it fits all.
  */

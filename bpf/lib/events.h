@@ -90,6 +90,7 @@ struct report {
   __u32 mark;
   __u64 mac;
   __u64 now;
+  const struct tpx_process *process; /* or NULL */
 };
 
 static __always_inline int fits_trace(const struct tpx_trace *trace, const struct report *r) {
@@ -129,6 +130,10 @@ static __always_inline void fill_event(struct tpx_event *event, const struct rep
   event->hook = r->outcome.is.hook;
   event->action = r->outcome.is.action;
   __builtin_memset(event->pad, 0, sizeof(event->pad));
+  if (r->process)
+    event->process = *r->process;
+  else
+    __builtin_memset(&event->process, 0, sizeof(event->process));
 }
 
 /* Wakes nobody: the reader of a trace looks often, and a flood must not wake it for each packet. */
@@ -173,22 +178,27 @@ static __always_inline void report_to_log(struct tpx_log_lease *lease, const str
   counts->log_sent++;
 }
 
-/* Tells the listeners. The first byte of the MAC address is the lowest; what a hook does not know is 0. */
-__weak __noinline int tpx_report(const struct tpx_flow *flow, __u64 outcome, __u64 origin, __u32 mark,
-                                 __u64 mac) {
-  struct report r = {.flow = flow, .outcome.word = outcome, .origin.word = origin, .mark = mark, .mac = mac};
+static __always_inline int report_to_all(struct report *r) {
   struct tpx_event_counts *counts;
   struct tpx_log_lease *lease;
   struct tpx_trace *trace;
   __u32 zero = 0;
 
-  if (!flow) return 0;
   trace = trace_block();
   counts = bpf_map_lookup_elem(&tpx_event_cnts, &zero);
   lease = bpf_map_lookup_elem(&tpx_log_lease, &zero);
   if (!trace || !counts || !lease) return 0;
-  r.now = bpf_ktime_get_ns();
-  report_to_trace(trace, &r, counts);
-  if (r.outcome.is.logged) report_to_log(lease, &r, counts);
+  r->now = bpf_ktime_get_ns();
+  report_to_trace(trace, r, counts);
+  if (r->outcome.is.logged) report_to_log(lease, r, counts);
   return 0;
+}
+
+/* Tells the listeners of a packet. The first byte of the MAC address is the lowest; what a hook does not know
+ * is 0. */
+__weak __noinline int tpx_report(const struct tpx_flow *flow, __u64 outcome, __u64 origin, __u32 mark,
+                                 __u64 mac) {
+  struct report r = {.flow = flow, .outcome.word = outcome, .origin.word = origin, .mark = mark, .mac = mac};
+
+  return flow ? report_to_all(&r) : 0;
 }

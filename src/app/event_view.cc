@@ -6,8 +6,10 @@
 #include <netinet/in.h>
 
 #include <atomic>
+#include <cstring>
 #include <ctime>
 
+#include "absl/strings/escaping.h"
 #include "absl/strings/str_cat.h"
 #include "tpx/base/status.h"
 #include "tpx/base/strings.h"
@@ -66,6 +68,10 @@ const char* HookName(uint8_t hook) {
   return hook < std::size(kNames) ? kNames[hook] : "unknown";
 }
 
+std::string ProcessName(const tpx_process& process) {
+  return absl::Utf8SafeCHexEscape(std::string(process.comm, strnlen(process.comm, sizeof(process.comm))));
+}
+
 Endpoint SourceOf(const tpx_event& event) {
   return {.addr = {event.flow.src}, .port = ntohs(event.flow.sport)};
 }
@@ -84,6 +90,10 @@ std::string Describe(const EventView& view) {
   absl::StrAppend(&text, ": ", view.reason.name);
   if (view.event.worker != TPX_NO_WORKER) absl::StrAppend(&text, ", worker ", uint32_t{view.event.worker});
   if (view.event.length != 0) absl::StrAppend(&text, ", ", view.event.length, " bytes");
+  const tpx_process& process = view.event.process;
+  if (process.pid != 0) {
+    absl::StrAppend(&text, ", of ", ProcessName(process), " (pid ", process.pid, ", uid ", process.uid, ")");
+  }
   return text;
 }
 

@@ -24,6 +24,15 @@ Json MacToJson(const tpx_event& event) {
   return absl::StrFormat("%02x:%02x:%02x:%02x:%02x:%02x", m[0], m[1], m[2], m[3], m[4], m[5]);
 }
 
+// null where a packet came in.
+Json ProcessToJson(const tpx_process& process) {
+  if (process.pid == 0) return nullptr;
+  return {{"pid", process.pid},
+          {"uid", process.uid},
+          {"name", app::ProcessName(process)},
+          {"cgroup", process.cgroup}};
+}
+
 Json ToJson(const app::EventView& view) {
   const tpx_event& event = view.event;
   const bool ports = event.flow.proto == IPPROTO_TCP || event.flow.proto == IPPROTO_UDP;
@@ -42,7 +51,8 @@ Json ToJson(const app::EventView& view) {
           {"reason", {{"name", view.reason.name}, {"effect", view.reason.effect}}},
           {"hook", app::HookName(event.hook)},
           {"worker", event.worker == TPX_NO_WORKER ? Json(nullptr) : Json(event.worker)},
-          {"length", event.length}};
+          {"length", event.length},
+          {"process", ProcessToJson(event.process)}};
 }
 
 void Show(const app::EventView& view, bool json, Env& env) {

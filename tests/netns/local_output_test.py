@@ -3,6 +3,7 @@
 import json
 import os
 import socket
+import subprocess
 
 import harness
 import local_case
@@ -178,6 +179,26 @@ class Owners(LocalCase):
         self.assertNotEqual(done.returncode, 0)
         self.assertEqual({name: count for name, count in self.tpx.rules().items() if name != "default"},
                          {"excluded": 6, "nested": 12, "group": 6, "not-python": 1, "rest": 6})
+
+
+    def test_trace_tells_the_process(self):
+        self.run_rules(product.rule("proxy", "all", ANY, log="sample"))
+        listening = self.tpx.folder / "listening"
+        with listening.open("w") as err:
+            trace = self.lab.gateway.popen(*self.tpx.argv("trace", "--json", "--count", "6", "--for", "60s"),
+                                           stdout=subprocess.PIPE, stderr=err, text=True)
+        self.addCleanup(harness.end, trace)
+        harness.wait_until(lambda: "listening" in listening.read_text(), "the trace listens")
+        for kind, family in self.each():
+            self.assert_proxied(kind, family, uid=4242)
+        events = [json.loads(line) for line in trace.communicate(timeout=60)[0].splitlines()]
+        self.assertEqual(len(events), 6)
+        for event in events:
+            self.assertEqual((event["hook"], event["verdict"], event["rule"]), ("cgroup", "proxy", "all"))
+            self.assertEqual(event["process"]["uid"], 4242)
+            self.assertTrue(event["process"]["name"].startswith("python"))
+            self.assertEqual(event["process"]["cgroup"], self.cgroup.folder.stat().st_ino)
+        harness.wait_until(lambda: self.tpx.log.read_text().count("of python") == 6, "the log of the rule")
 
 
 class Life(LocalCase):

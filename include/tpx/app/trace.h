@@ -30,6 +30,8 @@ struct EventView {
 // "tcp", or the protocol's number.
 std::string ProtocolName(uint8_t proto);
 const char* HookName(uint8_t hook);
+// As the thread calls itself; what no terminal should get is escaped.
+std::string ProcessName(const tpx_process& process);
 Endpoint SourceOf(const tpx_event& event);
 Endpoint DestinationOf(const tpx_event& event);
 // "reject tcp 192.0.2.2:40000 > 203.0.113.5:23 in lan0 by rule telnet: rule_reject, 74 bytes"
