@@ -36,8 +36,8 @@ inline OwnerLookup TestOwners() {
     const auto found = all.find(name);
     return found == all.end() ? absl::StatusOr<T>(absl::NotFoundError("none")) : found->second;
   };
-  const std::map<std::string, uint32_t> users = {{"root", 0}, {"www-data", 33}, {"alice", 1000}};
-  const std::map<std::string, uint32_t> groups = {{"root", 0}, {"staff", 50}};
+  const std::map<std::string, uint32_t> users = {{"root", 0}, {"daemon", 1}, {"alice", 1000}};
+  const std::map<std::string, uint32_t> groups = {{"root", 0}, {"daemon", 1}, {"staff", 50}};
   const std::map<std::string, uint64_t> cgroups = {
       {"/", 1}, {"/user.slice", 10}, {"/user.slice/a", 11}, {"/user.slice/a/b", 12}, {"/system.slice", 20}};
   const std::map<std::string, FileId> programs = {

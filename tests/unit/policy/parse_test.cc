@@ -94,8 +94,8 @@ TEST(ParseConfig, ReadsEveryKey) {
   EXPECT_EQ(c.policy.rules[7].target, (Endpoint{*IpAddr::Parse("::1"), 53}));
   EXPECT_EQ(c.policy.rules[11], (Rule{.name = "guests", .vlans = {100, 4094}, .line = 34, .column = 5}));
   EXPECT_EQ(c.policy.rules[12], (Rule{.name = "own",
-                                      .uids = {{1000, 1000}, {33, 33}, {2000, 2010}},
-                                      .gids = {{0, 0}, {50, 50}},
+                                      .uids = {{1, 1}, {33, 33}, {2000, 2010}},
+                                      .gids = {{0, 0}, {1, 1}},
                                       .cgroups = {{"/user.slice", 10}, {"/system.slice", 20}},
                                       .programs = {{"/usr/bin/curl", {100, 7}}, {"/usr/bin/dig", {101, 7}}},
                                       .negated = kMatchGid | kMatchExe,
