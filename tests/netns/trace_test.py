@@ -333,6 +333,27 @@ class TraceTest(product.TestCase):
         harness.wait_until(lambda: any(re.search(r"; \d+ of this rule before it are left out", line)
                                        for line in self.flows_in_log()), "the log tells what it left out")
 
+    def test_I10_many_rules_leave_the_log_to_others_too(self):
+        """Each rule keeps to its share; all together are more than the proxy writes in a second."""
+        ports = range(1000, 1030)
+        self.tpx.start(product.config([product.udp_rule("drop", f"r{port}", {"dport": port}, log="sample")
+                                       for port in ports]))
+        frames = [self.frame("udp", harness.V4, port) for port in ports for _ in range(LOG_BURST)]
+        began = time.monotonic()
+        for frame in frames:
+            self.wire.send(frame)
+        harness.wait_until(lambda: self.events()["log_sent"] == len(frames), "all are sent")
+        left_out = re.compile(r"^info flows: (\d+) more were logged by rules and are left out here$")
+
+        def complete():
+            lines = self.flows_in_log()
+            more = sum(int(found[1]) for line in lines if (found := left_out.match(line)))
+            written = sum(line.startswith("info flow: ") for line in lines)
+            return written + more == len(frames) and (written,)
+        written, = harness.wait_until(complete, "what is not written is said")
+        self.assertLessEqual(written, 50 * (1 + int(time.monotonic() - began)))
+        self.assertGreaterEqual(written, 50)
+
     def test_I10_without_a_proxy_they_are_counted_as_lost(self):
         self.start_logged()
         self.send("udp", harness.V4, 1005)

@@ -62,7 +62,7 @@ struct Snapshot {
   uint32_t generation = 0;
   uint32_t listen_port = 0;
   std::array<Count, TPX_REASON_COUNT> reasons{};
-  std::vector<Count> rules{};         // as asked for
+  std::vector<Count> rules{};  // as asked for
   EventCounts events{};
   std::vector<WorkerView> workers{};  // as many as the proxy that ran last had
 };
