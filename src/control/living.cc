@@ -61,8 +61,8 @@ class OwnAddresses {
 class Portions {
  public:
   explicit Portions(const LivingVisitor& visit) : visit_(visit) {}
-  absl::Status Add(LivingFlow flow) {
-    flows_.push_back(std::move(flow));
+  absl::Status Add(const LivingFlow& flow) {
+    flows_.push_back(flow);
     return flows_.size() < TPX_QUESTIONS ? absl::OkStatus() : Flush();
   }
   absl::Status Flush() {
@@ -86,7 +86,7 @@ absl::Status VisitTcp(const std::string& pins, const policy::Steering& steering,
     if (own.HasEndOf(living.flow)) continue;
     const absl::StatusOr<tpx_verdict> known = flows.Lookup(living.flow);
     if (known.ok() && known->action == TPX_ACTION_REDIRECT) living.known = *known;
-    TPX_RETURN_IF_ERROR(portions.Add(std::move(living)));
+    TPX_RETURN_IF_ERROR(portions.Add(living));
   }
   return absl::OkStatus();
 }
@@ -154,9 +154,9 @@ absl::Status VisitLiving(const std::string& pins, const policy::Steering& steeri
   TPX_ASSIGN_OR_RETURN(const OwnAddresses own, OwnAddresses::Read(pins));
   Portions portions(visit);
   TPX_RETURN_IF_ERROR(VisitTcp(pins, steering, own, portions));
-  TPX_ASSIGN_OR_RETURN(std::vector<LivingFlow> udp, LivingUdp(pins));
-  for (LivingFlow& living : udp)
-    if (!own.HasEndOf(living.flow)) TPX_RETURN_IF_ERROR(portions.Add(std::move(living)));
+  TPX_ASSIGN_OR_RETURN(const std::vector<LivingFlow> udp, LivingUdp(pins));
+  for (const LivingFlow& living : udp)
+    if (!own.HasEndOf(living.flow)) TPX_RETURN_IF_ERROR(portions.Add(living));
   return portions.Flush();
 }
 
