@@ -18,7 +18,7 @@
 namespace tpx::test {
 namespace {
 
-enum class ReasonHook { tc, lookup };
+enum class ReasonHook { tc, lookup, local };
 
 struct ReasonRow {
   std::string_view name;
