@@ -14,7 +14,8 @@ class ReasonCoverage : public ::testing::Environment {
     bool all = tests.test_to_run_count() == tests.total_test_count();
     if (!all || !ProgRunner::Privileged()) return;
     for (int reason = 0; reason < TPX_REASON_COUNT; ++reason) {
-      // The kernel runs programs of cgroups for processes alone: tests/netns/local_output_test.py meets theirs.
+      // The kernel runs programs of cgroups for processes alone: tests/netns/local_output_test.py meets
+      // theirs.
       if (ReasonName(reason).starts_with("LO_")) continue;
       EXPECT_TRUE(SharedRunner().seen().test(static_cast<size_t>(reason)))
           << "no packet test meets " << ReasonName(reason);
