@@ -22,7 +22,7 @@ struct Env {
 // A flow as it was typed; see flow_arguments.h.
 struct FlowOptions {
   std::string proto, src, dst;
-  std::string device, mark, mac;       // empty: not given
+  std::string device, mark, mac;      // empty: not given
   std::string uid, gid, cgroup, exe;  // of a process of the gateway; as well
 };
 
