@@ -114,7 +114,7 @@ void ProgRunner::Reset() {
                .n_workers = 0,
                .listen_port = 0,
                .udp_flow_s = 0,
-               .pad = 0,
+               .udp_ended = 0,
                .netns_cookie = 0};
   std::fill_n(workers_, TPX_MAX_WORKERS, tpx_worker{});
   listeners_.clear();  // closing takes them out of the sockmap

@@ -15,7 +15,11 @@ FlowOptions Typed(std::string proto, std::string src, std::string dst) {
           .dst = std::move(dst),
           .device = {},
           .mark = {},
-          .mac = {}};
+          .mac = {},
+          .uid = {},
+          .gid = {},
+          .cgroup = {},
+          .exe = {}};
 }
 
 TEST(FlowArguments, OfBothFamilies) {

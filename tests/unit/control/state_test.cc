@@ -28,6 +28,7 @@ TEST_F(StateTest, StateSurvivesTheWayThroughTheFile) {
                     .mode = Mode::kClsact,
                     .steering = {.steer_mark = 5},
                     .interfaces = {.lan = {"a"}, .wan = {"b*"}},
+                    .local = {.enabled = true, .cgroup = "/a"},
                     .devices = {{"a", 4, Role::kLan, Mode::kTcx, 0}, {"b1", 5, Role::kWan, Mode::kClsact, 2}},
                     .xdp = policy::XdpMode::kGeneric,
                     .xdp_idle = "no reason",
