@@ -2,7 +2,8 @@
 /*
  * The judgement of local_output.bpf.c on a flow that nobody began, by an owner
  * that is told. Never attached: user space runs it, and finds the answer where
- * hooks count theirs.
+ * hooks count theirs. Of type tc, because those for system calls may sleep, and
+ * such may not look into a sockmap.
  */
 #include <linux/bpf.h>
 #include <bpf/bpf_helpers.h>
@@ -11,11 +12,13 @@
 #include "lib/owner.h"
 #include "tpx_local_trial.h"
 
-SEC("syscall")
-int tpx_try_local(struct tpx_local_trial *trial) {
+SEC("tc")
+int tpx_try_local(struct __sk_buff *skb) {
+  const struct tpx_local_trial *trial = (void *)(long)skb->data;
   struct attempt a = {};
   int reason;
 
+  if ((void *)(trial + 1) > (void *)(long)skb->data_end) return 0;
   a.flow = trial->flow;
   a.owner = trial->owner;
   a.steerable = 1;

@@ -19,10 +19,8 @@ absl::Status RunTrial(int program_fd, const TrialPacket& packet) {
   return result == 0 ? absl::OkStatus() : ErrnoStatus(-result, "run of the program on a trial packet");
 }
 
-absl::Status RunLocalTrial(int program_fd, tpx_local_trial trial) {
-  LIBBPF_OPTS(bpf_test_run_opts, options, .ctx_in = &trial, .ctx_size_in = sizeof(trial));
-  const int result = bpf_prog_test_run_opts(program_fd, &options);
-  return result == 0 ? absl::OkStatus() : ErrnoStatus(-result, "run of the program on a trial flow");
+absl::Status RunLocalTrial(int program_fd, const tpx_local_trial& trial) {
+  return RunTrial(program_fd, {.frame = std::as_bytes(std::span(&trial, 1))});
 }
 
 absl::Status RunJudge(int program_fd) {

@@ -161,7 +161,7 @@ absl::Status FillCgroups(const std::string& path, tpx_local_trial& trial) {
 
 absl::StatusOr<tpx_local_trial> LocalTrialOf(const TrialFlow& flow) {
   const TrialOwner& owner = *flow.owner;
-  tpx_local_trial trial{.flow = KeyOf(flow), .owner = {}, .cgroup = {}};
+  tpx_local_trial trial{.link = {}, .flow = KeyOf(flow), .owner = {}, .cgroup = {}};
   trial.owner.uid = owner.uid;
   trial.owner.gid = owner.gid;
   TPX_RETURN_IF_ERROR(FillCgroups(owner.cgroup, trial));

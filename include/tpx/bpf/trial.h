@@ -22,7 +22,7 @@ struct TrialPacket {
 absl::Status RunTrial(int program_fd, const TrialPacket& packet);
 
 // Runs the program for local flows once.
-absl::Status RunLocalTrial(int program_fd, tpx_local_trial trial);
+absl::Status RunLocalTrial(int program_fd, const tpx_local_trial& trial);
 
 // Runs the judge once, on what is in its map of questions.
 absl::Status RunJudge(int program_fd);
