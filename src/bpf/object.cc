@@ -15,6 +15,7 @@
 #include "tpx.skel.h"
 #include "tpx/base/status.h"
 #include "tpx/base/strings.h"
+#include "tpx/bpf/link.h"
 #include "tpx/bpf/pin_dir.h"
 
 namespace tpx::bpf {
@@ -25,6 +26,11 @@ constexpr size_t kVerifierLines = 20;
 // Of the judge's maps those that it reads; the last one is the judge's own.
 constexpr std::string_view kMapsOfJudge[] = {"tpx_control", "tpx_tables", "tpx_prefixes", "tpx_attributes",
                                              "tpx_questions"};
+
+bool IsLocal(std::string_view program) {
+  const auto programs = LocalPrograms();
+  return std::find(programs.begin(), programs.end(), program) != programs.end();
+}
 
 absl::Status PinOne(int result, std::string_view what, const std::string& path) {
   return result == 0 ? absl::OkStatus() : ErrnoStatus(-result, StrCat("pin ", what, " at ", path));
@@ -71,6 +77,10 @@ absl::StatusOr<Object> Object::Open(const Knobs& knobs) {
   object.skeleton_->rodata->tpx_mark_mask = knobs.mark_mask;
   object.skeleton_->rodata->tpx_own_mark = knobs.own_mark;
   object.skeleton_->rodata->tpx_sees_no_socket = knobs.sees_no_socket ? 1 : 0;
+  bpf_program* program = nullptr;
+  bpf_object__for_each_program(program, object.skeleton_->obj) {
+    if (!knobs.local && IsLocal(bpf_program__name(program))) bpf_program__set_autoload(program, false);
+  }
   bpf_program__set_autoload(object.skeleton_->progs.tpx_judge, false);
   bpf_program__set_autoload(object.skeleton_->progs.tpx_try_local, false);
   bpf_map__set_autocreate(object.skeleton_->maps.tpx_questions, false);
@@ -99,13 +109,29 @@ absl::Status Object::ReuseMap(bpf_map* map, const std::string& dir) {
   return result == 0 ? absl::OkStatus() : ErrnoStatus(-result, StrCat("reuse ", path));
 }
 
+absl::Status Object::ReuseMaps(const std::string& dir) {
+  bpf_map* map = nullptr;
+  bpf_object__for_each_map(map, skeleton_->obj) {
+    const bool pinned = !bpf_map__is_internal(map) && bpf_map__autocreate(map);
+    if (pinned) TPX_RETURN_IF_ERROR(ReuseMap(map, dir));
+  }
+  return absl::OkStatus();
+}
+
 absl::StatusOr<Object> Object::LoadOnMapsOf(const std::string& dir, const Knobs& knobs) {
   TPX_ASSIGN_OR_RETURN(Object object, Open(knobs));
-  bpf_map* map = nullptr;
-  bpf_object__for_each_map(map, object.skeleton_->obj) {
-    if (!bpf_map__is_internal(map) && bpf_map__autocreate(map))
-      TPX_RETURN_IF_ERROR(object.ReuseMap(map, dir));
+  TPX_RETURN_IF_ERROR(object.ReuseMaps(dir));
+  TPX_RETURN_IF_ERROR(object.LoadIntoKernel());
+  return object;
+}
+
+absl::StatusOr<Object> Object::LoadLocalOnMapsOf(const std::string& dir, const Knobs& knobs) {
+  TPX_ASSIGN_OR_RETURN(Object object, Open(knobs));
+  bpf_program* program = nullptr;
+  bpf_object__for_each_program(program, object.skeleton_->obj) {
+    bpf_program__set_autoload(program, IsLocal(bpf_program__name(program)));
   }
+  TPX_RETURN_IF_ERROR(object.ReuseMaps(dir));
   TPX_RETURN_IF_ERROR(object.LoadIntoKernel());
   return object;
 }
@@ -168,6 +194,7 @@ absl::Status Object::PinPrograms(const std::string& dir) const {
   LibbpfLog log;
   bpf_program* program = nullptr;
   bpf_object__for_each_program(program, skeleton_->obj) {
+    if (!bpf_program__autoload(program)) continue;
     if (!bpf_program__autoload(program)) continue;
     const std::string path = StrCat(dir, "/", bpf_program__name(program));
     TPX_RETURN_IF_ERROR(PinOne(bpf_program__pin(program, path.c_str()), bpf_program__name(program), path));

@@ -114,10 +114,7 @@ absl::Status Loader::MakeStage() {
 
 absl::Status Loader::LoadPrograms() {
   TPX_RETURN_IF_ERROR(site_.journal.Step("loading the programs into the kernel"));
-  const policy::Steering& steering = config_.steering;
-  TPX_ASSIGN_OR_RETURN(const bpf::Object object, bpf::Object::Load({.steer_mark = steering.steer_mark,
-                                                                    .mark_mask = steering.mark_mask,
-                                                                    .own_mark = steering.own_mark}));
+  TPX_ASSIGN_OR_RETURN(const bpf::Object object, bpf::Object::Load(KnobsOf(plan_.state)));
   TPX_RETURN_IF_ERROR(site_.journal.Step("pinning programs and maps"));
   TPX_RETURN_IF_ERROR(object.PinPrograms(site_.pins));
   TPX_RETURN_IF_ERROR(object.PinMaps(site_.pins));

@@ -60,10 +60,27 @@ absl::Status DeleteLocalRules(Site& site) {
   return absl::OkStatus();
 }
 
+// They are there from the load on where local flows were judged then.
+absl::Status EnsurePrograms(Site& site, const State& state) {
+  const auto programs = bpf::LocalPrograms();
+  const bool pinned = std::all_of(programs.begin(), programs.end(), [&](std::string_view program) {
+    return bpf::Exists(StrCat(site.pins, "/", program));
+  });
+  if (pinned) return absl::OkStatus();
+  for (std::string_view program : programs)  // of one that was killed here
+    TPX_RETURN_IF_ERROR(bpf::DestroyLink(StrCat(site.pins, "/", program)));
+  TPX_RETURN_IF_ERROR(site.journal.Step("loading the programs for local flows"));
+  TPX_ASSIGN_OR_RETURN(const bpf::Object object, bpf::Object::LoadLocalOnMapsOf(site.pins, KnobsOf(state)));
+  TPX_RETURN_IF_ERROR(object.PinPrograms(site.pins));
+  std::vector<std::string> notes;
+  return bpf::SecurePinDir(site.pins, notes);
+}
+
 absl::Status Attach(Site& site, const State& state, std::vector<std::string>& changed) {
   TPX_ASSIGN_OR_RETURN(const std::string folder, sys::CgroupFolder(state.local.cgroup));
   TPX_ASSIGN_OR_RETURN(const uint64_t id, sys::CgroupId(state.local.cgroup));
   TPX_ASSIGN_OR_RETURN(const uint64_t cookie, sys::NetnsCookie());
+  TPX_RETURN_IF_ERROR(EnsurePrograms(site, state));
   TPX_RETURN_IF_ERROR(AddLocalRules(site, state));
   // Sockets have to be told from older ones before any of them is judged.
   TPX_RETURN_IF_ERROR(SetNetnsCookie(site, cookie));
@@ -131,6 +148,13 @@ bool LocalAttached(const std::string& pins, const policy::Local& local) {
   const auto programs = bpf::LocalPrograms();
   return id.ok() && std::all_of(programs.begin(), programs.end(),
                                 [&](std::string_view program) { return CgroupOf(pins, program) == *id; });
+}
+
+bpf::Knobs KnobsOf(const State& state) {
+  return {.steer_mark = state.steering.steer_mark,
+          .mark_mask = state.steering.mark_mask,
+          .own_mark = state.steering.own_mark,
+          .local = state.local.enabled};
 }
 
 std::string Describe(const policy::Local& local) { return StrCat("local flows of cgroup ", local.cgroup); }

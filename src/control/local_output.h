@@ -7,6 +7,7 @@
 #include "absl/status/status.h"
 #include "attach.h"
 #include "state.h"
+#include "tpx/bpf/object.h"
 
 // The programs for flows that begin on the gateway itself.
 namespace tpx::control {
@@ -23,6 +24,9 @@ absl::Status ReplaceLocal(Site& site, const std::string& programs);
 
 // Whether all of it is attached to the cgroup that is there now.
 bool LocalAttached(const std::string& pins, const policy::Local& local);
+
+// Of the programs that the state calls for.
+bpf::Knobs KnobsOf(const State& state);
 
 std::string Describe(const policy::Local& local);  // "local flows of cgroup /"
 

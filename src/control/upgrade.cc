@@ -34,13 +34,12 @@ absl::Status ReplaceAll(Site& site, const State& state, const Programs& programs
   return ReplaceLocal(site, programs.pins);
 }
 
-absl::StatusOr<bpf::Object> LoadPrograms(Site& site, const policy::Steering& steering,
-                                         const std::string& stage) {
+absl::StatusOr<bpf::Object> LoadPrograms(Site& site, const State& state, const std::string& stage) {
   TPX_RETURN_IF_ERROR(site.journal.Step("loading the new programs into the kernel"));
-  TPX_ASSIGN_OR_RETURN(bpf::Object object,
-                       bpf::Object::LoadOnMapsOf(site.pins, {.steer_mark = steering.steer_mark,
-                                                             .mark_mask = steering.mark_mask,
-                                                             .own_mark = steering.own_mark}));
+  bpf::Knobs knobs = KnobsOf(state);
+  // Also where local flows are left alone by now: no program of the old build shall stay.
+  knobs.local = bpf::Exists(StrCat(site.pins, "/", bpf::LocalPrograms().front()));
+  TPX_ASSIGN_OR_RETURN(bpf::Object object, bpf::Object::LoadOnMapsOf(site.pins, knobs));
   TPX_RETURN_IF_ERROR(site.journal.Step("pinning the new programs"));
   TPX_RETURN_IF_ERROR(bpf::CreatePinDir(stage));
   TPX_RETURN_IF_ERROR(object.PinPrograms(stage));
@@ -96,7 +95,7 @@ absl::StatusOr<UpgradeReport> Upgrade(const Paths& paths, const Checkpoint& chec
   const std::string stage = bpf::StageDir(paths.pins);
   TPX_RETURN_IF_ERROR(bpf::RemovePinDir(stage).status());  // of one that was killed
 
-  absl::StatusOr<bpf::Object> object = LoadPrograms(site, state.steering, stage);
+  absl::StatusOr<bpf::Object> object = LoadPrograms(site, state, stage);
   absl::Status status = object.status();
   if (!status.ok()) status = Annotate(status, journal.doing());
   if (status.ok()) status = Swap(site, state, *object, stage);

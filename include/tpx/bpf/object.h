@@ -20,6 +20,7 @@ struct Knobs {
   uint32_t mark_mask = 0;
   uint32_t own_mark = 0;
   bool sees_no_socket = false;  // judges every flow as a new one, and leaves the socket table alone
+  bool local = false;           // with the programs for local flows, which take as long to load as the others
 };
 
 // All programs and maps, loaded into the kernel. They go when this object goes,
@@ -31,6 +32,9 @@ class Object {
   // The same programs on the maps that are pinned in `dir`; an error when one of
   // those is missing or has another layout.
   static absl::StatusOr<Object> LoadOnMapsOf(const std::string& dir, const Knobs& knobs);
+
+  // The programs for local flows alone, on the maps that are pinned in `dir`.
+  static absl::StatusOr<Object> LoadLocalOnMapsOf(const std::string& dir, const Knobs& knobs);
 
   // The programs that judge new flows of the LAN and local ones, for runs on flows that are none. Of the maps
   // those named are the ones pinned in `dir`, the others are its own.
@@ -47,7 +51,7 @@ class Object {
   int xdp_fd() const;
   int judge_fd() const;
   int try_local_fd() const;
-  // Pin each program or map into the directory under its name.
+  // Pin each program that is loaded, or each map, into the directory under its name.
   absl::Status PinPrograms(const std::string& dir) const;
   absl::Status PinMaps(const std::string& dir) const;  // its own
 
@@ -58,6 +62,7 @@ class Object {
   explicit Object(tpx_bpf* skeleton) : skeleton_(skeleton) {}
   static absl::StatusOr<Object> Open(const Knobs& knobs);
   absl::Status ReuseMap(bpf_map* map, const std::string& dir);
+  absl::Status ReuseMaps(const std::string& dir);
   absl::Status LoadIntoKernel();
   std::unique_ptr<tpx_bpf, Destroy> skeleton_;
 };
