@@ -42,13 +42,19 @@ def unique():
     return f"{PREFIX}-{os.getpid()}-{next(_numbers)}"
 
 
-def cgroup_root():
-    """Where cgroup v2 is mounted as a whole; None where it is not."""
+def _find_cgroup2():
     for line in pathlib.Path("/proc/self/mountinfo").read_text(encoding="utf-8").splitlines():
         fields, _, rest = line.partition(" - ")
         if rest.startswith("cgroup2 ") and fields.split()[3] == "/" and fields.split()[4].startswith("/sys/"):
             return pathlib.Path(fields.split()[4])
     return None
+
+
+def cgroup_root():
+    """Where cgroup v2 is mounted as a whole; mounted there, where a machine has it nowhere. None where it lacks it."""
+    if not _find_cgroup2() and os.path.isdir("/sys/fs/cgroup") and not os.path.ismount("/sys/fs/cgroup"):
+        run(["mount", "-t", "cgroup2", "cgroup2", "/sys/fs/cgroup"], check=False)
+    return _find_cgroup2()
 
 
 def wait_until(condition, what, seconds=10, step=0.02):
