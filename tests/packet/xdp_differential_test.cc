@@ -138,7 +138,8 @@ class XdpDifferential : public PacketTest {
 };
 
 TEST_F(XdpDifferential, WhatXdpDropsTcDropsToo) {
-  const uint32_t policies = Scaled(150), packets = 300;
+  // With fewer no penalty may come up.
+  const uint32_t policies = std::max(Scaled(150), 50u), packets = 300;
   Tally tally;
   runner().StartWorkers(2);
   for (const Family& f : kFamilies) runner().AddLocal(Address(f.gateway));
