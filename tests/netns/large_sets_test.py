@@ -60,7 +60,7 @@ class LargeSets(product.TestCase):
             while not stop.is_set():
                 for family in harness.FAMILIES:
                     try:
-                        made.append(self.lab.who(family)[0] == family.wan)
+                        made.append(self.lab.who(family, asks=False)[0] == family.wan)
                     except OSError as error:
                         failures.append(repr(error))
 

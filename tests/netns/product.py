@@ -204,7 +204,8 @@ class TestCase(unittest.TestCase):
         """explain has the server see the address that it saw: the client's own or the gateway's."""
         by_gateway = any(seen == family.wan for family in harness.FAMILIES)
         if by_gateway or seen == client[0]:
-            answer = self.explained(proto, client, server, chosen, fate=by_gateway)
+            answer = self.explained_as(lambda a: sees_gateway(a) == by_gateway, proto, client, server, chosen,
+                                       fate=by_gateway)
             if answer:
                 self.assertEqual(sees_gateway(answer), by_gateway, f"the server saw {seen}; explain: {answer}")
 
@@ -222,9 +223,19 @@ class TestCase(unittest.TestCase):
             self._asked[key] = json.loads(done.stdout) if done.returncode == 0 else None
         return self._asked[key]
 
+    def explained_as(self, agrees, *flow, **how):
+        """What explain says in the end: a worker may be late for a moment, on a loaded machine."""
+        for _ in range(3):
+            answer = self.explained(*flow, **how)
+            if not answer or agrees(answer):
+                break
+            self._asked.clear()
+            time.sleep(0.5)
+        return answer
+
     def assert_explained(self, verdict, client, server, proto="tcp", rule=None, **how):
         """Where explain can be asked, it gives the verdict, by the rule if one is named."""
-        answer = self.explained(proto, client, server, fate=verdict, **how)
+        answer = self.explained_as(lambda a: a["verdict"] == verdict, proto, client, server, fate=verdict, **how)
         if answer:
             self.assertEqual(answer["verdict"], verdict, answer)
             if rule:
