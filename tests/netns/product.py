@@ -254,6 +254,14 @@ class TestCase(unittest.TestCase):
             print(f"--- log of {tpx.name}\n{log[-4000:]}---", flush=True)
         self.assertFalse(faulty, "the proxy's log shows a defect")
 
+    def open_wire(self):
+        """For frames that the client sends as they are: self.wire, and self.gateway_mac to address them to."""
+        address = json.loads(self.lab.gateway.run("ip", "-j", "link", "show", "lan0").stdout)[0]["address"]
+        self.gateway_mac = bytes.fromhex(address.replace(":", ""))
+        self.wire = self.lab.client.socket(socket.AF_PACKET, socket.SOCK_RAW)
+        self.addCleanup(self.wire.close)
+        self.wire.bind(("c0", 0))
+
     def assert_proxied(self, family, port=8080):
         self.assertEqual(self.lab.who(family, port)[0], family.wan)
 

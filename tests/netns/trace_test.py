@@ -6,7 +6,6 @@ import pathlib
 import queue
 import re
 import signal
-import socket
 import subprocess
 import threading
 import time
@@ -66,11 +65,7 @@ class TraceTest(product.TestCase):
     def setUp(self):
         super().setUp()
         self._ports = itertools.count(20000)
-        address = json.loads(self.lab.gateway.run("ip", "-j", "link", "show", "lan0").stdout)[0]["address"]
-        self.gateway_mac = bytes.fromhex(address.replace(":", ""))
-        self.wire = self.lab.client.socket(socket.AF_PACKET, socket.SOCK_RAW)
-        self.addCleanup(self.wire.close)
-        self.wire.bind(("c0", 0))
+        self.open_wire()
         self.published = json.loads((harness.REPO / "docs/schema/trace.schema.json").read_text())
 
     def trace(self, *args):
