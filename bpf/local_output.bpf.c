@@ -33,12 +33,6 @@
 
 static __always_inline __u32 local_mark(void) { return tpx_steer_mark | tpx_own_mark; }
 
-static __always_inline int is_judged_here(__u64 netns_cookie) {
-  struct tpx_control *control = control_block();
-
-  return control && control->netns_cookie && control->netns_cookie == netns_cookie;
-}
-
 /* The reason for what the rules do not decide, or 0. */
 static __always_inline int reason_before_rules(struct bpf_sock *sk, const struct tpx_addr *to) {
   __u32 mark = sk->mark & tpx_mark_mask;
@@ -104,6 +98,22 @@ static __always_inline void redirect(struct bpf_sock_addr *ctx, struct bpf_sock 
   ctx_store_peer(ctx, family, &s->actual);
 }
 
+/* A socket that goes to the target of an earlier redirect by itself sees its true name. */
+static __always_inline void forget_redirect(struct bpf_sock *sk) {
+  struct tpx_socket *s = bpf_sk_storage_get(&tpx_sockets, sk, 0, 0);
+
+  if (s) s->original.port = s->actual.port = 0;
+}
+
+/* The socket's redirect, if it was one to this peer. */
+static __always_inline struct tpx_socket *redirected_to(struct bpf_sock *sk, const struct tpx_target *peer) {
+  struct tpx_socket *s = bpf_sk_storage_get(&tpx_sockets, sk, 0, 0);
+
+  if (!s || !s->actual.port || s->actual.port != peer->port || !addr_equal(&s->actual.addr, &peer->addr))
+    return NULL;
+  return s;
+}
+
 /* Whatever else others set of the mark stays. */
 static __always_inline void set_mark(struct bpf_sock_addr *ctx, struct bpf_sock *sk, __u32 bits) {
   __u32 mark = (sk->mark & ~tpx_mark_mask) | bits;
@@ -150,7 +160,7 @@ static __always_inline int on_connect(struct bpf_sock_addr *ctx, enum ctx_family
   struct attempt a;
   int reason;
 
-  if (!sk || !is_tcp_or_udp(ctx->protocol) || !is_judged_here(bpf_get_netns_cookie(ctx))) return ALLOW;
+  if (!sk || !is_tcp_or_udp(ctx->protocol) || !is_of_this_netns(bpf_get_netns_cookie(ctx))) return ALLOW;
   describe(ctx, sk, family, &a);
   reason = reason_before_rules(sk, &a.flow.dst);
   if (reason == TPX_R_LO_OWN_SOCKET) return conclude(&a, reason);
@@ -161,6 +171,7 @@ static __always_inline int on_connect(struct bpf_sock_addr *ctx, enum ctx_family
   }
   if (!reason) reason = judge_by_rules(&a);
   set_mark(ctx, sk, reason == TPX_R_LO_PROXY ? local_mark() : 0);
+  forget_redirect(sk);
   if (reason == TPX_R_LO_REDIRECT) redirect(ctx, sk, family, &a);
   return conclude(&a, reason);
 }
@@ -181,12 +192,13 @@ static __always_inline int on_sendmsg(struct bpf_sock_addr *ctx, enum ctx_family
   struct attempt a;
   int reason;
 
-  if (!sk || !is_judged_here(bpf_get_netns_cookie(ctx))) return ALLOW;
+  if (!sk || !is_of_this_netns(bpf_get_netns_cookie(ctx))) return ALLOW;
   describe(ctx, sk, family, &a);
   a.steerable = a.steerable && !ctx_has_source(ctx, family);
   reason = reason_before_rules(sk, &a.flow.dst);
-  if (reason) return conclude(&a, reason);
   peer = peer_of(&a);
+  if (redirected_to(sk, &peer)) forget_redirect(sk);
+  if (reason) return conclude(&a, reason);
   key = peer_key(ctx, &peer);
   reason = judge_known(&a, known_fate(&key));
   if (!reason) {
@@ -201,10 +213,9 @@ static __always_inline int on_sendmsg(struct bpf_sock_addr *ctx, enum ctx_family
 /* The name that the process gave the peer, where that is not the peer's own. */
 static __always_inline int restore_name(struct bpf_sock_addr *ctx, struct bpf_sock *sk,
                                         enum ctx_family family, const struct tpx_target *peer) {
-  struct tpx_socket *s = bpf_sk_storage_get(&tpx_sockets, sk, 0, 0);
+  struct tpx_socket *s = redirected_to(sk, peer);
 
-  if (!s || !s->actual.port || s->actual.port != peer->port || !addr_equal(&s->actual.addr, &peer->addr))
-    return 0;
+  if (!s) return 0;
   ctx_store_peer(ctx, family, &s->original);
   return 1;
 }
@@ -215,7 +226,7 @@ static __always_inline int on_recvmsg(struct bpf_sock_addr *ctx, enum ctx_family
   struct tpx_target peer;
   struct tpx_peer_key key;
 
-  if (!sk || !is_judged_here(bpf_get_netns_cookie(ctx))) return ALLOW;
+  if (!sk || !is_of_this_netns(bpf_get_netns_cookie(ctx))) return ALLOW;
   ctx_load_peer(ctx, family, &peer);
   if (restore_name(ctx, sk, family, &peer) || reason_before_rules(sk, &peer.addr)) return ALLOW;
   key = peer_key(ctx, &peer);
@@ -227,7 +238,7 @@ static __always_inline int on_getpeername(struct bpf_sock_addr *ctx, enum ctx_fa
   struct bpf_sock *sk = ctx->sk;
   struct tpx_target peer;
 
-  if (!sk || !is_judged_here(bpf_get_netns_cookie(ctx))) return ALLOW;
+  if (!sk || !is_of_this_netns(bpf_get_netns_cookie(ctx))) return ALLOW;
   ctx_load_peer(ctx, family, &peer);
   restore_name(ctx, sk, family, &peer);
   return ALLOW;
@@ -260,7 +271,7 @@ int tpx_peername6(struct bpf_sock_addr *ctx) { return on_getpeername(ctx, CTX_V6
 /* Tells the sockets that may be steered from those that were there before. */
 SEC("cgroup/sock_create")
 int tpx_sock_create(struct bpf_sock *sk) {
-  if (is_tcp_or_udp(sk->protocol) && is_judged_here(bpf_get_netns_cookie(sk)))
+  if (is_tcp_or_udp(sk->protocol) && is_of_this_netns(bpf_get_netns_cookie(sk)))
     bpf_sk_storage_get(&tpx_sockets, sk, 0, BPF_SK_STORAGE_GET_F_CREATE);
   return ALLOW;
 }

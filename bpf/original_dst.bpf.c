@@ -3,7 +3,8 @@
  * SO_ORIGINAL_DST without connection tracking: a proxy of somebody else, to which
  * a rule redirects, asks its accepted socket where the client wanted to go. When a
  * redirected connection begins, the pair of addresses that the server will see is
- * noted with the original destination.
+ * noted with the original destination; any other that begins with the same pair
+ * removes the note.
  */
 #include <linux/bpf.h>
 #include <bpf/bpf_helpers.h>
@@ -26,10 +27,13 @@ int tpx_sock_ops(struct bpf_sock_ops *ctx) {
   struct tpx_socket *s;
 
   if (ctx->op != BPF_SOCK_OPS_TCP_CONNECT_CB || !sk) return 1;
+  if (!is_of_this_netns(bpf_get_netns_cookie(ctx))) return 1;
   s = bpf_sk_storage_get(&tpx_sockets, sk, 0, 0);
-  if (!s || !s->original.port) return 1;
   flow_from_sock_ops(ctx, &flow);
-  bpf_map_update_elem(&tpx_originals, &flow, &s->original, BPF_ANY);
+  if (s && s->original.port)
+    bpf_map_update_elem(&tpx_originals, &flow, &s->original, BPF_ANY);
+  else
+    bpf_map_delete_elem(&tpx_originals, &flow);
   return 1;
 }
 
@@ -52,14 +56,12 @@ static __always_inline int find_original(struct bpf_sock *sk, struct tpx_target 
 
 SEC("cgroup/getsockopt")
 int tpx_getsockopt(struct bpf_sockopt *ctx) {
-  struct tpx_control *control;
   struct bpf_sock *sk = ctx->sk;
   struct tpx_target to = {};
   __u32 size;
 
   if (ctx->optname != ORIGINAL_DST || (ctx->level != SOL_IP && ctx->level != SOL_IPV6) || !sk) return ALLOW;
-  control = control_block();
-  if (!control || !control->netns_cookie || control->netns_cookie != bpf_get_netns_cookie(ctx)) return ALLOW;
+  if (!is_of_this_netns(bpf_get_netns_cookie(ctx))) return ALLOW;
   if (sk->protocol != IPPROTO_TCP || !find_original(sk, &to)) return ALLOW;
   if (addr_is_v4(&to.addr) != (ctx->level == SOL_IP)) return ALLOW;
   size = store_sockaddr(&to, ctx->optval, ctx->optval_end);

@@ -26,6 +26,13 @@ static __always_inline struct tpx_control *control_block(void) {
   return bpf_map_lookup_elem(&tpx_control, &zero);
 }
 
+/* Cgroups and sockets' hooks see those of every network namespace. */
+static __always_inline int is_of_this_netns(__u64 netns_cookie) {
+  struct tpx_control *control = control_block();
+
+  return control && control->netns_cookie && control->netns_cookie == netns_cookie;
+}
+
 static __always_inline __u32 live_generation(void) {
   struct tpx_control *control = control_block();
 
