@@ -46,6 +46,65 @@ class Redirected(LocalCase):
         reasons = self.tpx.reasons()
         self.assertEqual((reasons["lo_unable_reset"], reasons["lo_unable_open"]), (1, 1))
 
+    def targets(self):
+        """Of redirects: one that no rule is asked about, and one that the rules bypass, with a server at each.
+
+        Yields the family, where the redirects go, and the subtest to be in."""
+        self.cgroup.join()
+        self.addCleanup(self.cgroup.leave)
+        for space in (self.lab.gateway, self.lab.server):
+            datagrams = harness.Peer(space, 9000, script="udp_peer.py")
+            self.addCleanup(datagrams.close)
+            datagrams.read()
+        for of in ("loopback", "server"):
+            ends = [product.end(getattr(family, of), 9000).rpartition(":")[0] for family in harness.FAMILIES]
+            self.tpx.reload(self.settings(product.rule("bypass", "around", {**ANY, "dport": 9000}),
+                                          *redirects(9000, targets=ends)))
+            for family in harness.FAMILIES:
+                yield family, (getattr(family, of), 9000), self.subTest(target=of, family=family.name)
+
+    def udp_socket(self, family):
+        sock = self.lab.gateway.socket(family.af, socket.SOCK_DGRAM)
+        self.addCleanup(sock.close)
+        sock.settimeout(5)
+        return sock
+
+    def test_a_udp_socket_that_connects_again_sees_the_true_name(self):
+        self.run_rules()
+        for family, target, subtest in self.targets():
+            with subtest:
+                sock, name = self.udp_socket(family), (family.server, 5300)
+                for peer in (name, target, name, target, (family.server, 5301), target):
+                    sock.connect(peer)
+                    self.assertEqual(sock.getpeername()[:2], peer)
+                    sock.send(b"hello")
+                    self.assertEqual(sock.recvfrom(100)[1][:2], peer)
+                sock.sendto(b"hello", name)  # beside what it is connected to
+                self.assertEqual(sock.recvfrom(100)[1][:2], name)
+        self.assertEqual(self.tpx.reasons()["lo_redirect"], 4 * 4)
+
+    def test_a_udp_socket_sees_the_name_that_it_gave_last(self):
+        self.run_rules()
+        for family, target, subtest in self.targets():
+            with subtest:
+                sock, name = self.udp_socket(family), (family.server, 5300)
+                for peer in (name, target, name, target, target, (family.server, 5301), target):
+                    sock.sendto(b"hello", peer)
+                    self.assertEqual(sock.recvfrom(100)[1][:2], peer)
+        self.assertEqual(self.tpx.reasons()["lo_redirect"], 4 * 3)
+
+    def test_a_tcp_socket_that_was_refused_and_connects_again_sees_the_true_name(self):
+        self.run_rules()
+        for family, target, subtest in self.targets():
+            with subtest, self.lab.gateway.socket(family.af) as sock:  # one that waits: it may connect again
+                self.assertRaises(ConnectionRefusedError, sock.connect, (family.server, 8080))
+                space = self.lab.gateway if target[0] == family.loopback else self.lab.server
+                with space.listen(family, target[1], target[0]) as listener:
+                    sock.connect(target)
+                    listener.accept()[0].close()
+                    self.assertEqual(sock.getpeername()[:2], target)
+        self.assertEqual(self.tpx.reasons()["lo_redirect"], 4)
+
     @unittest.skipUnless(shutil.which("dig") and shutil.which("unbound"), "no dig or no unbound")
     def test_dig_and_curl(self):
         config = self.tpx.folder / "unbound.conf"
@@ -103,6 +162,37 @@ class OriginalDestination(LocalCase):
                 accepted, _ = listener.accept()
                 with accepted:
                     self.assertRaises(OSError, self.original, family, accepted)
+
+    def test_it_is_not_that_of_an_earlier_connection(self):
+        """From the same address and port: the accepted socket has the same pair of names."""
+        listeners = {family: self.listener(family) for family in harness.FAMILIES}
+        self.run_rules(*redirects(12345, {"proto": "tcp"}))
+        for family, listener in listeners.items():
+            own = (family.loopback, 12345)
+
+            def dials(to, port, space=self.lab.gateway, f=family, listener=listener):
+                """The original destination, or None; and the client's port. No end waits for what is late."""
+                def prepare(sock):
+                    sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+                    if port:
+                        sock.bind((f.loopback, port))
+                with space.connect(f, *to, prepare=prepare):
+                    accepted, seen = listener.accept()
+                    with accepted:
+                        accepted.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+                        try:
+                            return self.original(f, accepted), seen[1]
+                        except FileNotFoundError:
+                            return None, seen[1]
+            with self.subTest(family=family.name):
+                for to, original in (((family.server, 8443), True), (own, False), ((family.server, 8444), True),
+                                     ((family.server, 8445), True), (own, False), (own, False)):
+                    self.assertEqual(dials(to, 40404), (to if original else None, 40404))
+                # A worker is the client of what it redirects; its port is free after it.
+                found, port = dials((family.server, 8446), None, self.lab.client)
+                self.assertEqual(found, (family.server, 8446))
+                harness.wait_until(lambda: self.tpx.sessions() == 0, "the worker's connection is gone")
+                self.assertEqual(dials(own, port), (None, port))
 
     @unittest.skipUnless(shutil.which("redsocks"), "no redsocks")
     def test_redsocks(self):
