@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """reload --existing: what becomes of the flows that the new policy judges otherwise, and of the others."""
+import json
 import signal
 import subprocess
 
@@ -15,14 +16,18 @@ def configure(*rules, drain="30s"):
     return product.config(list(rules), proxy={"drain_timeout": drain})
 
 
-class Existing(udp_case.UdpCase):
+class Reloading(product.TestCase):
     def reload_with(self, what, content):
         return self.tpx.reload(content, extra=("--existing", what)).stdout
 
     def draining(self, content):
         """The command while it waits, and what it has said by then."""
         self.tpx.write(content)
-        process = self.tpx.space.popen(*self.tpx.argv("reload", "--config", self.tpx.config, "--existing", "drain"),
+        return self.drain("--config", self.tpx.config)
+
+    def drain(self, *args):
+        """Likewise, of any reload."""
+        process = self.tpx.space.popen(*self.tpx.argv("reload", *args, "--existing", "drain"),
                                        stdout=subprocess.PIPE, text=True)
         self.addCleanup(process.stdout.close)
         self.addCleanup(harness.end, process)
@@ -32,6 +37,10 @@ class Existing(udp_case.UdpCase):
             self.assertTrue(line, said)
             said += line
         return process, said
+
+
+class Existing(Reloading, udp_case.UdpCase):
+    pass
 
 
 class ExistingTcp(Existing):
@@ -233,6 +242,63 @@ class ExistingUdp(Existing):
         self.assertEqual(process.wait(20), 0)
         self.assert_ended(flows)
         self.assert_same(flows, (udp_case.PORT,))
+
+
+class ExistingSets(Existing):
+    """With --sets: what the changed files say decides, not the file of the configuration."""
+
+    def setUp(self):
+        super().setUp()
+        self.blocked = self.tpx.folder / "blocked.txt"
+        self.blocked.write_text("")
+        self.lab.serve(KEPT)
+        self.tpx.start(product.config([product.rule("reject", "blocked", {"proto": ["tcp", "udp"], "dst": "blocked"}),
+                                       product.rule("proxy", "rest", {"proto": ["tcp", "udp"]})],
+                                      sets={"blocked": {"file": "blocked.txt"}}, proxy={"drain_timeout": "8s"}))
+        self.tcp = {family: self.lab.client.connect(family, family.server, KEPT) for family in harness.FAMILIES}
+        self.udp = {family: self.socket(family) for family in harness.FAMILIES}
+        for sock in self.tcp.values():
+            self.addCleanup(sock.close)
+        self.assert_alive(*harness.FAMILIES)
+        self.asks_explain = False  # from here on it is about old flows
+        self.tpx.write(product.config([product.rule("drop", "all", {"proto": ["tcp", "udp"]})]))  # not to be applied
+        self.blocked.write_text(f"{harness.V4.server}\n")
+
+    def assert_alive(self, *families):
+        for family in families:
+            self.tcp[family].sendall(b"W\n")
+            self.assertEqual(json.loads(self.tcp[family].recv(100))[0], family.wan)
+            self.assertEqual(self.who(self.udp[family], family)[0], family.wan)
+
+    def assert_ended(self, family):
+        with self.assertRaises(ConnectionResetError):
+            self.tcp[family].recv(1)
+        self.udp[family].sendto(b"W", (family.server, udp_case.PORT))
+        self.assert_silence(self.udp[family])
+
+    def test_I3_abort_ends_what_a_set_has_got(self):
+        said = self.tpx.command("reload", "--sets", "--existing", "abort").stdout
+        self.assertIn("set blocked: 1 prefixes (was 0)\n", said)
+        self.assertIn("judged otherwise now: 1 TCP session and 1 UDP flow\n", said)
+        self.assertIn("ended 1 TCP session and 1 UDP flow\n", said)
+        self.assert_ended(harness.V4)
+        self.assert_alive(harness.V6)
+
+    def test_I3_drain_waits_then_ends_what_a_set_has_got(self):
+        process, said = self.drain("--sets")
+        self.assertIn("set blocked: 1 prefixes (was 0)\n", said)
+        self.assertIn("judged otherwise now: 1 TCP session and 1 UDP flow\n", said)
+        self.assert_alive(*harness.FAMILIES)
+        self.assertEqual(process.stdout.read(), "ended 1 TCP session and 1 UDP flow\n")
+        self.assertEqual(process.wait(20), 0)
+        self.assert_ended(harness.V4)
+        self.assert_alive(harness.V6)
+
+    def test_I3_keep_cuts_nothing(self):
+        self.tpx.command("reload", "--sets", "--existing", "keep")
+        self.assert_alive(*harness.FAMILIES)
+        with self.assertRaises(ConnectionRefusedError):
+            self.lab.client.connect(harness.V4, harness.V4.server, KEPT)
 
 
 if __name__ == "__main__":
