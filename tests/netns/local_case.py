@@ -7,6 +7,8 @@ import textwrap
 import harness
 import product
 
+PYTHON = os.path.realpath("/usr/bin/python3")
+
 # Says what became of one flow, as the process sees it: its own address and the peer's.
 CLIENT = textwrap.dedent("""
     import json, socket, sys
@@ -82,14 +84,59 @@ class LocalCase(product.TestCase):
         self.tpx.start(self.settings(*rules, **more))
 
     def ask(self, kind, family, uid=None, gid=None, inside=True, group=None, address=None, port=None):
-        """What a process of the gateway finds out."""
-        folder = (group or self.cgroup).folder if inside else self.cgroup.root
+        """What a process of the gateway finds out; explain has to say the same."""
+        server = (address or family.server, port or (8080 if kind == "tcp" else 5300))
+        before = self.local_counts()
+        said = self.found_by_process(kind, server, uid, gid, (group or self.cgroup).folder if inside else self.cgroup.root)
+        # The kernel asks once more about each datagram of such a socket (IPv4 on a connected IPv6 one).
+        if before and not (kind == "connected" and server[0].startswith("::ffff:")):
+            counted = {key: n - before[key] for key, n in self.local_counts().items() if n != before[key]}
+            owner = ("--uid", uid or 0, "--gid", gid or 0, "--exe", PYTHON,
+                     "--cgroup", (group or self.cgroup).path if inside else "/")
+            self.assert_explained_as_counted(said, counted, kind, family, server, owner)
+        return said
+
+    def local_counts(self):
+        """What is counted of new local flows; nothing where nobody can be asked."""
+        if not self.asks_explain or not self.tpx.pins.exists():
+            return {}
+        counters = self.tpx.json("counters")
+        return {**{("reason", r["name"]): r["packets"] for r in counters["reasons"]
+                   if r["name"].startswith("lo_") and r["name"] != "lo_own_socket"},
+                **{("rule", r["name"]): r["packets"] for r in counters["rules"]}}
+
+    def assert_explained_as_counted(self, said, counted, kind, family, server, owner):
+        """By that reason and that rule, with a verdict that fits what the process saw."""
+        flow = ("tcp" if kind == "tcp" else "udp", "0.0.0.0" if family is harness.V4 else "[::]",
+                product.end(server[0].removeprefix("::ffff:"), server[1]))
+        key = (owner, flow, *counted, self.tpx.config.read_text(), self.tpx.daemon and self.tpx.daemon.pid)
+        if key not in self._asked:
+            self._asked[key] = self.tpx.json("explain", *owner, *flow)
+        answer = self._asked[key]
+        reasons = {key: n for key, n in counted.items() if key[0] == "reason"}
+        if not reasons:  # neither judged nor counted; the rules' hits are of others
+            self.assertRegex(" ".join(answer["notes"]), "flows of (others|the gateway's own processes) are left alone")
+            return
+        rule = {("rule", answer["rule"]["name"]): 1} if answer["rule"] else {}
+        self.assertEqual(counted, {("reason", answer["reason"]["name"]): 1, **rule}, answer)
+        self.assertIn(answer["verdict"], self.verdicts(said, kind, family), (said, answer))
+
+    @staticmethod
+    def verdicts(said, kind, family):
+        """Those that look like this to the process. A redirect's target may refuse, too."""
+        if "error" in said:
+            return {"PermissionError": ["drop"], "ConnectionRefusedError": ["reject", "redirect"]}.get(
+                said["error"], product.ARRIVES)
+        if kind == "datagram":
+            return product.ARRIVES
+        return ["redirect", "proxy" if said["own"].removeprefix("::ffff:") == family.loopback else "direct"]
+
+    def found_by_process(self, kind, server, uid, gid, folder):
         user = [*([f"--reuid={uid}"] if uid else []), *([f"--regid={gid}"] if gid else [])]
         user = user and ["setpriv", *user, "--clear-groups"]
-        port = port or (8080 if kind == "tcp" else 5300)
         done = self.lab.gateway.run(
             "sh", "-c", f'echo $$ > {folder}/cgroup.procs && exec "$@"', "sh", *user,
-            "/usr/bin/python3", "-c", CLIENT, kind, address or family.server, port)
+            PYTHON, "-c", CLIENT, kind, *server)
         return json.loads(done.stdout)
 
     def assert_proxied(self, kind, family, **how):
