@@ -82,7 +82,7 @@ class Cli(product.TestCase):
         self.lab.serve()
         self.tpx.daemon = self.lab.gateway.popen(*self.tpx.argv("run", "--lan", "lan0", "--wan", "wan0"))
         for family in harness.FAMILIES:
-            harness.wait_until(lambda f=family: self.lab.who(f, asks=False)[0] == f.wan, "traffic is proxied")
+            self.wait_proxied(family, "traffic is proxied")
         self.assertEqual(self.tpx.stop(), 0)
 
     def test_dry_run_names_devices(self):

@@ -91,6 +91,7 @@ class Environment(product.TestCase):
         self.assert_proxied(harness.V4)
         self.tpx.crash()
         self.assertEqual(self.lab.who(harness.V4, asks=False)[0], harness.V4.wan)
+        self.assert_explained("direct", (harness.V4.client, 50000), (harness.V4.server, 8080))
 
     def test_reverse_filter_of_foreign_mark_rules(self):
         """Somebody else's policy routing by other mark bits goes on."""
@@ -130,6 +131,7 @@ class Environment(product.TestCase):
                         peer = self.lab.peer(self.lab.client, "burst", family.server, 8080,
                                              "--count", harness.scaled(500, 50))
                         self.assertEqual(peer.read(120)["failures"], {})
+                        (self.assert_proxied if source == "masquerade" else self.assert_direct)(family)
                 self.assertGreater(self.tpx.reasons()["cookie"], 0, "cookies were not forced")
                 self.assertEqual(self.tpx.stop(), 0)
                 self.tpx.detach()
@@ -164,6 +166,7 @@ class Environment(product.TestCase):
         for _ in range(3):
             self.lab.gateway.ip("addr add 203.0.113.1/24 dev wan0")
             harness.wait_until(lambda: self.answers("203.0.113.1", 22), "the new address is the gateway's")
+            self.assert_reason("own_address", (harness.V4.client, 50000), ("203.0.113.1", 22))
             self.lab.gateway.ip("addr del 203.0.113.1/24 dev wan0")
         self.assertEqual(self.tpx.totals()["connect_failed"], 0)
 

@@ -75,6 +75,7 @@ class Peer:
     def __init__(self, namespace, *args, script="peer.py"):
         self.process = namespace.popen(
             "/usr/bin/python3", HERE / script, *args, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        self.on_first = None  # called with the first answer
         self._lines = queue.Queue()
         self._pumping = threading.Thread(target=self._pump, daemon=True)
         self._pumping.start()
@@ -91,7 +92,11 @@ class Peer:
             raise AssertionError(f"peer said nothing for {timeout} s") from None
         if line is None:
             raise AssertionError(f"peer ended with {self.process.wait()}")
-        return json.loads(line)
+        answer = json.loads(line)
+        on_first, self.on_first = self.on_first, None
+        if on_first:
+            on_first(answer)
+        return answer
 
     def ask(self, command, timeout=60):
         self.process.stdin.write(command + "\n")
@@ -103,6 +108,13 @@ class Peer:
         self.process.stdin.close()
         self._pumping.join()
         self.process.stdout.close()
+
+
+def sources_of(answer):
+    """Of the peers `hold` and `transfer`: as whom the server saw them. None stands for those that failed."""
+    if isinstance(answer, dict):
+        return {*answer["sources"], *([None] if answer["failures"] else [])}
+    return {one["seen"][0] if "seen" in one else None for one in answer}
 
 
 def end(process):
@@ -162,7 +174,15 @@ class Lab:
     def peer(self, space, *args):
         peer = Peer(space, *args)
         self._closing.callback(peer.close)
+        if space is self.client and args[0] in ("hold", "transfer"):
+            peer.on_first = lambda answer: self._of_many(args[1:3], answer)
         return peer
+
+    def _of_many(self, server, answer):
+        """What the server saw of many connections; where they differ, it is by more than the flow."""
+        seen = sources_of(answer)
+        if len(seen) == 1 and None not in seen:
+            self.on_seen("tcp", ((V6 if ":" in server[0] else V4).client, 50000), False, server, seen.pop())
 
     def serve(self, port=8080, space=None):
         """The server of peer.py: says who called, echoes, transfers."""

@@ -34,6 +34,7 @@ class Leftovers(product.TestCase):
                 first, second = (server, client) if server_first else (client, server)
                 first.close()
                 self.assertEqual(second.recv(1), b"")
+        self.lab.on_seen("tcp", (family.client, source_port), False, (family.server, 8090), address[0])
         return address[0]
 
     def rounds(self, direct):

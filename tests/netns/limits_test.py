@@ -27,6 +27,12 @@ class Limits(product.TestCase):
         time.sleep(1)
         self.assertLess(self.cpu_seconds() - before, 0.3, "spins at its limit")
 
+    def assert_explained_full(self, family, mode):
+        """While all workers are."""
+        answer = self.assert_explained(product.WHILE_DOWN[mode], (family.client, 50000), (family.server, 8080))
+        if answer:
+            self.assertEqual(answer["reason"]["name"], f"busy_{mode}", answer)
+
     def check_full(self, family, limit):
         """A proxy that fails open takes what it can; the rest goes direct, and nothing is refused."""
         holder, opened = self.hold(family, 3 * limit)
@@ -39,9 +45,10 @@ class Limits(product.TestCase):
         self.assertEqual(holder.ask("check"), {"ok": 3 * limit})
         self.assertGreater(self.tpx.totals()["limit_reached"], 0)
         self.assertGreater(self.tpx.reasons()["busy_open"], 0)
+        self.assert_explained_full(family, "open")
         holder.ask("close")
         harness.wait_until(lambda: self.tpx.sessions() == 0, "sessions end")
-        harness.wait_until(lambda: self.lab.who(family, asks=False)[0] == family.wan, "new flows are taken again")
+        self.wait_proxied(family, "new flows are taken again")
 
     def test_E1_session_limit_fail_open(self):
         self.tpx.start(product.config(proxy={"max_sessions": 100}))
@@ -57,6 +64,7 @@ class Limits(product.TestCase):
                 self.assertNotIn(family.client, opened["sources"])
                 self.assertGreaterEqual(opened["sources"][family.wan], 50)
                 self.assertLessEqual(set(opened["failures"]), {"ECONNREFUSED", "ECONNRESET"})
+                self.assert_explained_full(family, "reset")
                 holder.ask("close")
                 harness.wait_until(lambda: self.tpx.sessions() == 0, "sessions end")
 
@@ -65,6 +73,7 @@ class Limits(product.TestCase):
         holder, opened = self.hold(harness.V4, 110, timeout=0.2)
         self.assertNotIn(harness.V4.client, opened["sources"])
         self.assertLessEqual(set(opened["failures"]), {"timeout", "ECONNRESET"})
+        self.assert_explained_full(harness.V4, "closed")
         self.assertEqual(holder.ask("check"), {"ok": opened["sources"][harness.V4.wan]})
 
     def test_E1_descriptor_limit_lowers_the_session_limit(self):
@@ -88,7 +97,7 @@ class Limits(product.TestCase):
         holder.ask("close")
         harness.wait_until(lambda: self.tpx.sessions() == 0, "sessions end")
         for family in harness.FAMILIES:
-            harness.wait_until(lambda f=family: self.lab.who(f, asks=False)[0] == f.wan, "flows are taken again")
+            self.wait_proxied(family, "flows are taken again")
 
     def pair_flows(self, count):
         return [self.pair(harness.FAMILIES[i % 2]) for i in range(count)]
@@ -164,7 +173,7 @@ class Limits(product.TestCase):
                                                  stdout=writer, stderr=writer)
         os.close(writer)
         for family in harness.FAMILIES:
-            harness.wait_until(lambda f=family: self.lab.who(f, asks=False)[0] == f.wan, "traffic is proxied")
+            self.wait_proxied(family, "traffic is proxied")
         for _ in range(100):
             with self.assertRaises(ConnectionError), self.lab.client.connect(harness.V4, harness.V4.server, 1) as sock:
                 sock.recv(1) or self.fail("end of stream")

@@ -43,6 +43,7 @@ class Liveness(product.TestCase):
             proxied = [o for o in seen if o[0] < killed - 0.1]
             self.assertGreater(len(proxied), 50)
             self.assertEqual({(o[2], o[3]) for o in proxied}, {("ok", family.wan)}, "before the kill")
+            self.assert_explained(product.WHILE_DOWN[mode], (family.client, 50000), (family.server, 8080))
         return killed, outcomes, self.server.ask("stats")["total"] - before
 
     def test_L1_kill_fail_open(self):
@@ -136,10 +137,13 @@ class Liveness(product.TestCase):
         stopped = time.monotonic()
         self.tpx.kill(signal.SIGSTOP)
         time.sleep(seconds)
+        for family in harness.FAMILIES:
+            self.assert_explained(product.WHILE_DOWN[mode], (family.client, 50000), (family.server, 8080))
         self.tpx.kill(signal.SIGCONT)
         resumed = time.monotonic()
         for family in harness.FAMILIES:
             harness.wait_until(lambda f=family: self.is_steered(f), "steering resumes")
+            self.assert_explained("proxy", (family.client, 50000), (family.server, 8080))
         return stopped, resumed, self.outcomes()
 
     def test_L3_hang_fail_open(self):

@@ -153,6 +153,8 @@ class OriginalDestination(LocalCase):
         self.run_rules(*redirects(12345, {"proto": "tcp"}))
         for family, listener in listeners.items():
             for space in (self.lab.client, self.lab.gateway):
+                if space is self.lab.client:  # of its own processes local_case asks
+                    self.assert_explained("redirect", (family.client, 50000), (family.server, 8443))
                 with self.subTest(family=family.name, space=space.name), space.connect(family, family.server, 8443):
                     accepted, _ = listener.accept()
                     with accepted:

@@ -29,6 +29,7 @@ class OwnServices(product.TestCase):
                             service, caller = listener.accept()
                             with service:
                                 self.assertEqual(caller[0], family.client)
+                                self.assert_reason("own_address", caller[:2], (address, 22), chosen=False)
                                 service.sendall(b"SSH-2.0-test\r\n")
                                 self.assertEqual(product.receive(client, 14), b"SSH-2.0-test\r\n")
         self.assertEqual(self.tpx.totals()["sessions_total"], 0)
@@ -83,6 +84,7 @@ class OwnServices(product.TestCase):
                 with self.lab.client.connect(family, address, 8080) as sock:
                     sock.sendall(b"W\n")
                     self.assertIn(f'"{family.client}"'.encode(), sock.recv(100), "not by the gateway's identity")
+                self.assert_reason("special_address", (family.client, 50000), (address, 8080))
         self.assertEqual(self.tpx.totals()["sessions_total"], 0)
         self.assertGreaterEqual(self.tpx.reasons()["special_address"], 3)
 
@@ -106,6 +108,7 @@ class OwnServices(product.TestCase):
         with self.lab.gateway.listen(harness.V4, 8080) as listener, packets.Tap(self.lab.client, "c0") as tap:
             for destination in ("127.0.0.1", "127.1.2.3", "0.0.0.0", "255.255.255.255", "224.0.0.1"):
                 tap.send(self.frame(destination, 8080))
+                self.assert_reason("special_address", (harness.V4.client, 4444), (destination, 8080))
             harness.wait_until(lambda: self.tpx.reasons()["special_address"] >= 5, "they are counted")
             listener.settimeout(0.3)
             with self.assertRaises(TimeoutError):
@@ -118,6 +121,7 @@ class OwnServices(product.TestCase):
             frame = self.frame(harness.V4.server, 8080)
             for source in ("127.0.0.1", harness.V4.lan, harness.V4.server):
                 tap.send(frame[:26] + socket.inet_aton(source) + frame[30:])
+                self.assert_reason("martian", (source, 4444), (harness.V4.server, 8080))
             harness.wait_until(lambda: self.tpx.reasons()["martian"] >= 3, "they are counted")
         self.assertEqual(self.tpx.totals()["sessions_total"], 0)
 

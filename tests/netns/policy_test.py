@@ -147,6 +147,7 @@ class Policy(product.TestCase):
             with self.assertRaises(ConnectionRefusedError):
                 self.lab.client.connect(family, family.server, 8080)
             self.assertLess(time.monotonic() - start, 0.9, "only after the SYN was sent again")
+            self.assert_explained("reject", (family.client, 50000), (family.server, 8080))
 
     def test_I10_reasons_add_up_to_the_packets_seen(self):
         self.tpx.start()

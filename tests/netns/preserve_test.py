@@ -40,6 +40,7 @@ class Preserve(product.TestCase):
             self.assertEqual(client.getsockname()[1], PORT)
             address, port = self.who(client)
             self.assertEqual(address, family.client)
+            self.lab.on_seen("tcp", (family.client, PORT), True, (family.server, 8080), address)
             self.assertEqual(port != PORT, changed, port)
             client.settimeout(10)
             for _ in range(3):  # and it stays that way

@@ -126,6 +126,7 @@ class RateLimit(udp_lab.Case):
                 self.assertEqual(holder.ask("check"), {"ok": opened["sources"][family.wan]})
 
     def connects(self, family):
+        """Explain is not asked: it judges a flow by itself, without what its source began before."""
         try:
             return self.lab.who(family, timeout=0.3, asks=False)[0] == family.wan
         except TimeoutError:

@@ -40,6 +40,8 @@ class Shutdown(product.TestCase):
                 round_trip(number)
             time.sleep(0.05)
         self.assertIsNone(self.tpx.daemon.poll(), "did not wait for its sessions")
+        for family in harness.FAMILIES:  # as the loops find it
+            self.assert_explained("direct", (family.client, 50000), (family.server, 8080))
         for client, server, _ in flows:
             client.close()
             self.assertEqual(server.recv(1), b"")
@@ -151,7 +153,7 @@ class Shutdown(product.TestCase):
                 self.lab.address(self.lab.client, "c0", family, family.client, family.lan)
                 self.lab.address(self.lab.gateway, "lan0", family, family.lan)
             for family in harness.FAMILIES:
-                harness.wait_until(lambda f=family: self.lab.who(f, asks=False)[0] == f.wan, "the new device is attached")
+                self.wait_proxied(family, "the new device is attached")
 
     def lan_device(self, number):
         """One more network of clients, or the first one again."""
@@ -184,7 +186,7 @@ class Shutdown(product.TestCase):
             self.lan_device(number)
         self.tpx.start()
         for family in harness.FAMILIES:
-            harness.wait_until(lambda f=family: self.lab.who(f, asks=False)[0] == f.wan, "it serves again")
+            self.wait_proxied(family, "it serves again")
 
     def test_L9_lan_device_comes_back_in_time(self):
         """One of two is enough."""
@@ -193,7 +195,7 @@ class Shutdown(product.TestCase):
         time.sleep(GRACE / 2)
         self.lan_device(0)
         for family in harness.FAMILIES:
-            harness.wait_until(lambda f=family: self.lab.who(f, asks=False)[0] == f.wan, "the new device is attached")
+            self.wait_proxied(family, "the new device is attached")
         time.sleep(max(0, lost + GRACE + 4 - time.monotonic()))
         self.assertIsNone(self.tpx.daemon.poll(), "ended all the same")
         for family in harness.FAMILIES:
@@ -208,7 +210,7 @@ class Shutdown(product.TestCase):
         self.tpx.detach()
         self.tpx.daemon = self.lab.gateway.popen(*self.tpx.argv("run", "--config", self.tpx.config),
                                                  stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
-        harness.wait_until(lambda: self.lab.who(harness.V4, asks=False)[0] == harness.V4.wan, "traffic is proxied")
+        self.wait_proxied(harness.V4, "traffic is proxied")
         self.tpx.daemon.stdout.close()
         for _ in range(20):
             self.assert_proxied(harness.V4)

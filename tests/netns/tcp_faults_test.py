@@ -11,7 +11,8 @@ ENDED = (errno.ECONNRESET, errno.ECONNREFUSED)
 
 class Faults(product.TestCase):
     def fate(self, family, address, port, timeout=10):
-        """The error that ends a connection on which the client only waits."""
+        """The error that ends a connection on which the client only waits: one that the proxy could not make."""
+        self.assert_explained("proxy", (family.client, 50000), (address, port))
         try:
             with self.lab.client.connect(family, address, port, timeout) as sock:
                 return sock.recv(1) and "data" or "eof"

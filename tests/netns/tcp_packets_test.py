@@ -139,6 +139,7 @@ class Packets(product.TestCase):
                     with self.lab.client.connect(family, family.server, 8080, source_port=6666) as sock:
                         sock.sendall(b"W\n")
                         self.assertIn(f'"{source}"'.encode(), sock.recv(100))
+                        self.lab.on_seen("tcp", (family.client, 6666), True, (family.server, 8080), source)
                         sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
             self.assertEqual(self.tpx.stop(), 0)
             self.tpx.detach()
@@ -151,6 +152,7 @@ class Packets(product.TestCase):
                     sock = self.lab.client.connect(family, family.server, 8090, timeout=0.9, source_port=7777)
                     served, address = listener.accept()
                     self.assertEqual(address[0], family.wan if proxied else family.client)
+                    self.lab.on_seen("tcp", (family.client, 7777), True, (family.server, 8090), address[0])
                     served.close()  # first, so the gateway's socket towards the client waits
                     self.assertEqual(sock.recv(1), b"")
                     sock.close()

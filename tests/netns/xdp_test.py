@@ -51,6 +51,8 @@ class Xdp(product.TestCase):
                 sock.settimeout(0.2)
                 with self.assertRaises(TimeoutError):
                     sock.connect((family.server, port))
+            for proto in ("tcp", "udp"):
+                self.assert_explained("drop", (family.client, 50000), (family.server, port), proto)
 
     def count_in_netfilter(self):
         self.lab.gateway.nft(f"""table inet early {{ counter seen {{}} chain pre {{ type filter hook prerouting priority -400;
@@ -121,6 +123,7 @@ class Xdp(product.TestCase):
         self.assertEqual(self.place(), "generic")
         for family in harness.FAMILIES:
             self.assert_proxied(family)
+            # Explain judges a flow by itself: what its source began before is no part of it.
             with self.assertRaises(TimeoutError):
                 self.lab.client.connect(family, family.server, 8080, timeout=0.2)
         self.assertEqual(self.tpx.reasons()["rate_limited"], 2)
