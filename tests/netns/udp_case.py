@@ -80,6 +80,7 @@ def take_error(sock):
 class UdpCase(product.TestCase):
     def setUp(self):
         super().setUp()
+        self.clients = set()  # sockets of the client's
         self.server = harness.Peer(self.lab.server, PORT, OTHER_PORT, script="udp_peer.py")
         self.addCleanup(self.server.close)
         self.server.read()
@@ -93,6 +94,8 @@ class UdpCase(product.TestCase):
         """A client's, unless the namespace is another."""
         sock = (space or self.lab.client).socket(family.af, socket.SOCK_DGRAM)
         self.addCleanup(sock.close)
+        if space in (None, self.lab.client):
+            self.clients.add(sock)
         sock.settimeout(5)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4 << 20)
         if family is harness.V6:
@@ -118,7 +121,17 @@ class UdpCase(product.TestCase):
         """Sends a datagram and returns the answer and who it came from."""
         sock.sendto(data, (family.server, port))
         answer, sender = sock.recvfrom(65536)
+        if data != b"W" and sock in self.clients:
+            self.assert_arrives("udp", own_end(sock, family), (family.server, port))
         return answer, sender[:2]
+
+    def heard(self, server, client, family):
+        """What the server's socket got of the client's, and as whom it sees it."""
+        data, seen = server.recvfrom(65536)
+        address, port = server.getsockname()[:2]
+        to = (family.server if address in ("0.0.0.0", "::") else address, port)
+        self.lab.on_seen("udp", own_end(client, family), False, to, seen[0])
+        return data, seen
 
     def who(self, sock, family, port=PORT):
         answer, sender = self.ask(sock, family, b"W", port)
@@ -141,6 +154,9 @@ class UdpCase(product.TestCase):
                 before = self.total("udp_datagrams_up")
                 yield family, source, self.subTest(source=source, family=family.name)
                 self.assertGreater(self.total("udp_datagrams_up"), before, "direct, not by the proxy")
+                answer = self.assert_explained("proxy", (family.client, 50000), (family.server, PORT), "udp")
+                if answer:
+                    self.assertEqual(answer["steered"]["source"], source)
 
     def total(self, name):
         return self.tpx.totals().get(name, 0)
@@ -185,6 +201,8 @@ class AsDirect(UdpCase):
             seen[action, source] = probe(family, number)
             # A probe that the proxy never got would also look like a direct one.
             (self.assertGreater if action == "proxy" else self.assertEqual)(self.relayed(), before)
+            self.assert_explained("proxy" if action == "proxy" else "direct", (family.client, 50000),
+                                  (family.server, CLOSED_PORT), "udp")
         for mode in MODES[1:]:
             self.assertEqual(seen[mode], seen[MODES[0]], mode)
         return seen[MODES[0]]

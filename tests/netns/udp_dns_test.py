@@ -76,6 +76,7 @@ class Dns(udp_lab.Case):
                 return False
 
     number = 0
+    verdict = "proxy"  # on the clients' queries
 
     def query(self, sock, address, port=53):
         """Whether the right answer comes, from the address that was asked: a connected socket takes no other."""
@@ -83,7 +84,10 @@ class Dns(udp_lab.Case):
         question = udp_crowd.dns_query(self.number)
         sock.connect((address, port))
         sock.send(question)
-        return udp_crowd.is_dns_answer(question, sock.recv(4096))
+        answer = sock.recv(4096)
+        if sock in self.clients:
+            self.assert_explained(self.verdict, sock.getsockname()[:2], (address, port), "udp", chosen=False)
+        return udp_crowd.is_dns_answer(question, answer)
 
     def query_tcp(self, family, address):
         Dns.number += 1
@@ -92,6 +96,7 @@ class Dns(udp_lab.Case):
             self.assertEqual(sock.getpeername()[:2], (address, 53))
             sock.sendall(len(question).to_bytes(2) + question)
             answer = product.receive(sock, int.from_bytes(product.receive(sock, 2)))
+        self.assert_explained(self.verdict, (family.client, 50000), (address, 53))
         return udp_crowd.is_dns_answer(question, answer)
 
     def ask_all(self):
@@ -107,6 +112,7 @@ class Dns(udp_lab.Case):
         return [d for outgoing, d in capture.take() if outgoing and d.ports and d.ports[1] == 53]
 
     def start_redirected(self, **options):
+        self.verdict = "redirect"
         self.tpx.start(product.config([*redirect_rules(), product.rule(), product.udp_rule()], **options))
 
     def test_redirected_to_a_resolver_on_the_gateway(self):
@@ -184,6 +190,7 @@ class RedirectedTcp(product.TestCase):
             with self.lab.gateway.listen(family, self.LOCAL_PORT, family.loopback) as listener:
                 for address in (family.server, ANYWHERE[family]):
                     with self.subTest(family=family.name, address=address):
+                        self.assert_explained("redirect", (family.client, 50000), (address, self.PORT))
                         with self.lab.client.connect(family, address, self.PORT) as client:
                             service, _ = listener.accept()
                             with service:
@@ -201,6 +208,7 @@ class RedirectedTcp(product.TestCase):
                           {"dst": f.server_net}) for f in harness.FAMILIES]))
         for family in harness.FAMILIES:
             with self.subTest(family=family.name), self.assertRaises((ConnectionResetError, ConnectionRefusedError)):
+                self.assert_explained("redirect", (family.client, 50000), (family.server, self.PORT))
                 with self.lab.client.connect(family, family.server, self.PORT) as sock:
                     sock.recv(1) or self.fail("a clean end")
 

@@ -6,7 +6,7 @@ import time
 
 import harness
 import product
-from udp_case import OTHER_PORT, PORT, UdpCase
+from udp_case import OTHER_PORT, PORT, UdpCase, own_end
 
 LEASE = 1.0
 MARGIN = 1.0  # for a loaded machine, on top of the lease
@@ -14,14 +14,39 @@ STEP = 0.02
 RULES = {"proxy": [product.udp_rule()], "bypass": [product.udp_rule("bypass")]}
 
 
+
+
 class FailCase(UdpCase):
+    def setUp(self):
+        super().setUp()
+        self.begun = set()
+
     def flow(self, family, port=PORT):
         sock = self.socket(family)
         sock.connect((family.server, port))
         return sock
 
     def seen(self, sock, seconds=0.3):
-        """Asks once: the address that the server saw, the error, or None for silence. Old answers do not count."""
+        """Asks once: the address that the server saw, the error, or None for silence. Old answers do not count.
+
+        Explain is asked about new flows."""
+        is_new = sock not in self.begun
+        self.begun.add(sock)
+        found = self.seen_quietly(sock, seconds)
+        if is_new:
+            self.compare(sock, found)
+        return found
+
+    def compare(self, sock, found):
+        family = next(f for f in harness.FAMILIES if f.af == sock.family)
+        ends = own_end(sock, family), sock.getpeername()[:2]
+        if isinstance(found, tuple):
+            self.lab.on_seen("udp", ends[0], False, ends[1], found[0])
+        else:
+            self.assert_explained("drop" if found is None else "reject", *ends, "udp", chosen=False)
+
+    @staticmethod
+    def seen_quietly(sock, seconds):
         sock.settimeout(0)
         question = b"W" + str(time.monotonic_ns()).encode()
         try:
@@ -69,6 +94,7 @@ class FailCase(UdpCase):
             after = {seen[0] if isinstance(seen, tuple) else seen
                      for began, s, seen in found if s is sock and began > since}
             self.assertEqual(after, {self.expected(mode, family)}, family.name)
+            self.assert_explained(product.WHILE_DOWN[mode], (family.client, 50000), (family.server, PORT), "udp")
 
 
 class Killed(FailCase):
@@ -203,11 +229,14 @@ class Draining(FailCase):
                 self.tpx.kill(signal.SIGTERM)
                 harness.wait_until(lambda: {w["state"] for w in self.tpx.status()["proxy"]["workers"]
                                             if w["state"] != "absent"} == {"draining"}, "the workers drain")
-                for _ in range(5):
+                for n in range(5):
                     for family, sock in flows.items():
                         self.assertEqual(self.seen(sock), before[family], "a known flow goes on")
+                    # One family at a time: it ends when it has been idle for a second.
+                    asked = harness.FAMILIES[n % 2]
+                    self.assert_explained(product.WHILE_DOWN[mode], (asked.client, 50000), (asked.server, PORT), "udp")
                     for family, sock in self.both().items():
-                        seen = self.seen(sock)
+                        seen = self.seen_quietly(sock, 0.3)
                         self.assertEqual(seen[0] if isinstance(seen, tuple) else seen, self.expected(mode, family))
                 self.assertIsNone(self.tpx.daemon.poll())
                 self.assertEqual(self.tpx.daemon.wait(20), 0, "it ends when nothing comes any more")

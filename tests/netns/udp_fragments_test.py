@@ -66,7 +66,7 @@ class Fragments(UdpCase):
         """A client's and a server's socket that have heard of each other, and whom the server saw."""
         client, server = self.socket(family), self.servers[family]
         client.sendto(b"hello", (family.server, 5310))
-        _, seen = server.recvfrom(100)
+        _, seen = self.heard(server, client, family)
         server.sendto(b"hello", seen)
         client.recv(100)
         return client, server, seen

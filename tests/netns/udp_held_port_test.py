@@ -125,7 +125,7 @@ class BesideService(Holding, udp_test.TrainCase):
                 before = self.total("udp_replies_raw")
                 client = self.socket(family)
                 client.sendto(b"hello", (family.server, 5310))
-                _, upstream = servers[family].recvfrom(100)
+                _, upstream = self.heard(servers[family], client, family)
                 headers = []
                 with packets.Tap(self.lab.client, "c0") as tap:
                     tap.sock.settimeout(5)
@@ -157,7 +157,7 @@ class BesideService(Holding, udp_test.TrainCase):
         for _ in range(3):
             for server, family in servers.items():
                 clients[family].sendto(b"question", server.getsockname())
-                server.sendto(b"answer", server.recvfrom(100)[1])
+                server.sendto(b"answer", self.heard(server, clients[family], family)[1])
                 self.assertEqual(clients[family].recvfrom(100), (b"answer", server.getsockname()))
         self.assertEqual(self.total("udp_reply_sockets"), limit)
         self.assertEqual(self.raw_sockets(), (limit, 0))

@@ -70,7 +70,7 @@ class Unreachable(AsDirect):
             with case:
                 client, server = self.socket(family), self.far_socket(family, 5310)
                 client.sendto(b"hello", (family.server, 5310))
-                _, seen = server.recvfrom(100)
+                _, seen = self.heard(server, client, family)
                 server.connect(seen)
                 client.close()
 

@@ -58,8 +58,10 @@ class Capture(packets.Tap):
 
 
 class Crowd(harness.Peer):
-    def __init__(self, space):
+    def __init__(self, space, on_answered=lambda client, server: None):
         super().__init__(space, script="udp_crowd.py")
+        self._on_answered = on_answered  # called where every question had its answer
+        self._address = None
         self.read()
 
     def begin(self, command, **arguments):
@@ -72,7 +74,12 @@ class Crowd(harness.Peer):
 
     def do(self, command, timeout=300, **arguments):
         self.begin(command, **arguments)
-        return self.read(timeout)
+        answer = self.read(timeout)
+        if command == "open":
+            self._address = arguments["addresses"][0]
+        elif command == "ask" and answer["answered"] and not answer["silent"] + answer["errors"]:
+            self._on_answered((self._address, 50000), tuple(arguments["to"]))
+        return answer
 
 
 class Case(product.TestCase):
@@ -80,6 +87,7 @@ class Case(product.TestCase):
 
     def setUp(self):
         super().setUp()
+        self.clients = set()  # sockets of the client's
         # clear of the ports that a crowd counts up from
         self.lab.client.sysctl("net/ipv4/ip_local_port_range", "32768 65535")
         for family, net in CROWD_NETS.items():
@@ -93,7 +101,7 @@ class Case(product.TestCase):
         return server
 
     def crowd(self, space=None):
-        crowd = Crowd(space or self.lab.client)
+        crowd = Crowd(space or self.lab.client, lambda *ends: self.assert_arrives("udp", *ends))
         self.addCleanup(crowd.close)
         return crowd
 
@@ -103,6 +111,8 @@ class Case(product.TestCase):
     def socket(self, family, port=0, address=None, space=None):
         sock = (space or self.lab.client).socket(family.af, socket.SOCK_DGRAM)
         self.addCleanup(sock.close)
+        if space in (None, self.lab.client):
+            self.clients.add(sock)
         sock.settimeout(5)
         sock.bind((address or "", port))
         return sock
@@ -111,6 +121,8 @@ class Case(product.TestCase):
         sock.sendto(data, (family.server, port))
         answer, sender = sock.recvfrom(65536)
         self.assertEqual(sender[:2], (family.server, port), "the answer came from elsewhere")
+        if data != b"W" and sock in self.clients:
+            self.assert_arrives("udp", udp_case.own_end(sock, family), (family.server, port))
         return answer
 
     def who(self, sock, family, port=PORT):

@@ -110,7 +110,7 @@ class BetweenLans(UdpCase):
             with self.subTest(family=family.name):
                 client, server = self.socket(family), self.far_socket(family, 5310, family.server)
                 client.sendto(b"request", (family.server, 5310))
-                _, seen = server.recvfrom(100)
+                _, seen = self.heard(server, client, family)
                 server.sendto(b"response", seen)
                 self.assertEqual(self.receive(client), (b"response", (family.server, 5310)))
                 harness.wait_until(lambda: self.total("udp_sessions") == 0, "the session ends")

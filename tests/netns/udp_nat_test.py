@@ -9,6 +9,10 @@ from udp_case import UdpCase
 LONG = "60s"
 
 
+def family_of(sock):
+    return next(family for family in harness.FAMILIES if family.af == sock.family)
+
+
 class Behaviour(UdpCase):
     """The server has two addresses with two ports each, which the discovery needs."""
 
@@ -25,7 +29,7 @@ class Behaviour(UdpCase):
     def mapped(self, client, server):
         """A binding request: whom the server sees, and it answers."""
         client.sendto(b"request", server.getsockname())
-        data, seen = server.recvfrom(100)
+        data, seen = self.heard(server, client, family_of(server))
         self.assertEqual(data, b"request")
         server.sendto(b"response", seen)
         self.assertEqual(client.recvfrom(100), (b"response", server.getsockname()))
@@ -107,7 +111,7 @@ class Ageing(UdpCase):
 
     def query(self, client, server, answers=True):
         client.sendto(b"query", server.getsockname())
-        _, seen = server.recvfrom(100)
+        _, seen = self.heard(server, client, family_of(server))
         if answers:
             server.sendto(b"answer", seen)
             client.recv(100)

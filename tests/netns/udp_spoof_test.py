@@ -75,6 +75,7 @@ class OwnServices(udp_lab.Case):
                     answer, sender = sock.recvfrom(100)
                     self.assertEqual(sender[:2], (address, 53))
                     self.assertEqual(json.loads(answer), [family.client, sock.getsockname()[1]])
+                    self.assert_reason("own_address", (family.client, 50000), (address, 53), "udp")
         self.assertEqual(self.total("udp_sessions_total"), 0)
 
     def test_S3_loopback_is_out_of_reach(self):
@@ -84,6 +85,7 @@ class OwnServices(udp_lab.Case):
         with packets.Tap(self.lab.client, "c0") as tap:
             for destination in ("127.0.0.1", "0.0.0.0", "255.255.255.255", "224.0.0.251"):
                 tap.send(frame(self.lab, harness.V4.client, destination, 5353))
+                self.assert_reason("special_address", (harness.V4.client, 4444), (destination, 5353), "udp")
             harness.wait_until(lambda: self.tpx.reasons()["special_address"] >= 4, "they are counted")
         self.assert_silence(caught)
         self.assertEqual(self.total("udp_sessions_total"), 0)

@@ -42,7 +42,7 @@ class Udp(UdpCase):
                 for server in servers[family]:
                     for client in clients:
                         client.sendto(b"question", server.getsockname())
-                        data, sender = server.recvfrom(100)
+                        data, sender = self.heard(server, client, family)
                         self.assertEqual(data, b"question")
                         senders[client].add(sender)
                         server.sendto(b"answer", sender)
@@ -81,8 +81,10 @@ class Udp(UdpCase):
         sock6.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_MULTICAST_HOPS, 8)
         for address in ("224.0.0.251", "239.1.2.3", "255.255.255.255", "192.0.2.255", "169.254.7.1", "192.0.2.1"):
             sock.sendto(b"x", (address, PORT))
+            self.assert_explained("direct", (harness.V4.client, 50000), (address, PORT), "udp")
         for address in ("ff02::fb", "ff05::2", "ff0e::2", "fe80::7", "2001:db8:1::1"):
             sock6.sendto(b"x", (address, PORT, 0, index))
+            self.assert_explained("direct", (harness.V6.client, 50000), (address, PORT), "udp")
         # what is proxied still is, after them
         for family in harness.FAMILIES:
             self.assertEqual(self.who(self.socket(family), family)[0], family.wan)
@@ -133,7 +135,7 @@ class TrainCase(UdpCase):
 
     def exchange(self, client, server, address, trains=TRAINS, back=True):
         client.sendto(b"hello", address)
-        _, upstream = server.recvfrom(100)
+        _, upstream = self.heard(server, client, next(f for f in harness.FAMILIES if f.af == client.family))
         for size, count, last in trains:
             with self.subTest(family=client.family.name, size=size, count=count, last=last):
                 self.assert_arrive(server, self.send_train(client, address, size, count, last))
