@@ -36,7 +36,9 @@ class OwnServices(product.TestCase):
         self.assertGreater(self.tpx.reasons()["own_address"], 0)
 
     def refused(self, space, family, address, port):
-        """Refused at once, or reset before anything else came."""
+        """Refused at once, or reset before anything else came.
+
+        Explain is not asked: it says no more than that the gateway is meant."""
         try:
             with space.connect(family, address, port, timeout=5) as sock:
                 sock.recv(1)

@@ -134,6 +134,7 @@ class Headers(AsDirect):
                 self.send_with(client, data, (family.server, 5310), traffic_class, hops + 1)
             got = [self.header_of(server) for _ in sent]
             self.assertEqual([(data, traffic_class, hops) for data, _, traffic_class, hops in got], sent)
+            self.assert_arrives("udp", udp_case.own_end(client, family), (family.server, 5310))
 
     def test_U12_traceroute(self):
         far = self.add_far()

@@ -22,6 +22,7 @@ def rules_of(net, name, **more):
 # What the rules say of the client's datagrams, then of the server's: the latter must not matter to its answers.
 PRESERVE = rules_of("client_net", "clients", source="preserve")
 DEPENDENTLY = rules_of("client_net", "clients", source="preserve", mapping=DEPENDENT)
+VERDICTS = {"proxied alike": "proxy", "masqueraded": "proxy", "bypassed": "direct", "dropped": "drop", "rejected": "reject"}
 OF_SERVERS = {
     "proxied alike": rules_of("server_net", "servers", source="preserve"),
     "masqueraded": rules_of("server_net", "servers", source="masquerade"),
@@ -34,6 +35,10 @@ OF_SERVERS = {
 class BetweenLans(UdpCase):
     def start_lans(self, rules, **more):
         self.start_udp(*rules, **LANS, **more)
+
+    def assert_of_server(self, servers, server, client):
+        """Explain of what the server's socket begins towards the client's: by the device where it is."""
+        self.assert_explained(VERDICTS[servers], server.getsockname()[:2], client, "udp", chosen=False, more=("--in", "wan0"))
 
     def receive(self, sock):
         data, sender = sock.recvfrom(100)
@@ -97,6 +102,9 @@ class BetweenLans(UdpCase):
                         client, server = self.socket(family, address=family.client), \
                             self.far_socket(family, address=family.server)
                         ends = (client, server) if first_is_client else (server, client)
+                        self.assert_of_server(servers, server, client.getsockname()[:2])
+                        self.assert_explained("proxy", client.getsockname()[:2], server.getsockname()[:2], "udp",
+                                              chosen=False)
                         for n in range(6):
                             sender, receiver = ends if n % 2 == 0 else ends[::-1]
                             sender.sendto(b"%d" % n, receiver.getsockname())
@@ -122,6 +130,7 @@ class BetweenLans(UdpCase):
                 # as soon as the client's flow was silent for long enough
                 harness.wait_until(lambda f=family, o=own_flow: o() == f.lan, "its own rule holds", 20, 0.5)
                 self.assertEqual(self.tpx.rules()[f"servers-{family.name}"] - hits, 1)
+                self.assert_of_server("masqueraded", server, (family.client, client.getsockname()[1]))
 
     def test_U8_strangers(self):
         """Whom the client never asked: they reach it as themselves, or not at all where a rule denies them."""
@@ -139,6 +148,8 @@ class BetweenLans(UdpCase):
                                 self.assertEqual(self.receive(client), (b"unasked %d" % n, name))
                         if servers == "dropped":
                             self.assert_silence(client)
+                        stranger.connect((family.client, client.getsockname()[1]))  # has an address now
+                        self.assert_of_server(servers, stranger, (family.client, client.getsockname()[1]))
                         self.converse(family, client, 2)
 
     def test_U1_direct_flows_and_their_answers_stay_direct(self):
@@ -193,6 +204,7 @@ class BetweenLans(UdpCase):
                 error, payload, to = self.wait_error(sock)
                 self.assertEqual((error.errno, error.offender), ("ECONNREFUSED", family.server))
                 self.assertEqual((payload, to), (b"probe", (family.server, CLOSED_PORT)))
+                self.assert_explained("proxy", sock.getsockname()[:2], (family.server, CLOSED_PORT), "udp", chosen=False)
         self.assertEqual(self.total("udp_icmp_errors"), 2, "the sessions learnt of it")
 
 

@@ -71,6 +71,7 @@ class TooBig(AsDirect):
                 except TimeoutError:
                     self.assertEqual(n, 0, "lost")
             self.assertEqual(got[-5:], [bytes([n]) * 1450 for n in range(1, 6)])
+            self.assert_arrives("udp", sock.getsockname()[:2], sock.getpeername()[:2])
             self.assertIsNone(udp_case.take_error(sock), "an error about what may be fragmented")
 
     def test_U6_what_has_DF_is_not_fragmented_after_what_has_not(self):
@@ -83,6 +84,7 @@ class TooBig(AsDirect):
             sock.send(b"E" * 1450)
             if arrives:
                 self.assertEqual(sock.recv(65536), b"E" * 1450)
+                self.assert_arrives("udp", sock.getsockname()[:2], sock.getpeername()[:2])
             else:
                 self.assertEqual(self.wait_error(sock)[0].errno, "EMSGSIZE")
                 self.assert_silence(sock)

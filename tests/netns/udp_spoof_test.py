@@ -49,7 +49,7 @@ class OwnServices(udp_lab.Case):
                 for address in addresses:
                     with self.subTest(space=space.name[-1], address=address):
                         sock = self.socket(family, space=space)
-                        for _ in range(5):
+                        for _ in range(5):  # of which explain says no more than that the gateway is meant
                             sock.sendto(b"E", (address, port))
                         self.assert_silence(sock, 0.1)
         self.assertEqual(self.total("udp_sessions_total"), before)
@@ -204,6 +204,8 @@ class Forged(udp_lab.Case):
                 asking.sendto(b"E", (family.client, PORT))
                 self.assertEqual(asking.recvfrom(10)[1][:2], (family.client, PORT))
                 self.assertGreaterEqual(self.total("udp_reply_sockets"), 1)
+                self.assert_explained("proxy", (self.NETS[family][1], 50000), (family.client, PORT), "udp",
+                                      more=("--in", "lan1"))
                 outside = self.socket(family, space=self.lab.server)
                 for _ in range(3):
                     outside.sendto(b"W", (family.client, PORT))

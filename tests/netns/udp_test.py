@@ -120,6 +120,9 @@ class TrainCase(UdpCase):
         return (body + hashlib.sha256(body).digest()[:8])[:size] if size >= 12 else body[:size]
 
     def send_train(self, sock, to, size, count, last):
+        if sock in self.clients:
+            family = next(f for f in harness.FAMILIES if f.af == sock.family)
+            self.assert_explained("proxy", udp_case.own_end(sock, family), to[:2], "udp", chosen=False)
         datagrams = [self.datagram(size) for _ in range(count)] + ([self.datagram(last)] if last else [])
         whole = b"".join(datagrams)
         while whole:  # the kernel takes 64 KB at once, and so many segments
@@ -180,6 +183,7 @@ class Trains(TrainCase):
                 client.sendto(sent[to][-1], (family.server, 5310 + to))
             for server, datagrams in zip(servers, sent):
                 self.assert_arrive(server, datagrams)
+                self.assert_arrives("udp", udp_case.own_end(client, family), (family.server, server.getsockname()[1]))
         self.assertGreater(self.total("udp_datagrams_up"), 0)
 
     def test_U4_a_way_out_that_cannot_segment(self):
