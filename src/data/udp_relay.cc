@@ -276,6 +276,7 @@ bool UdpRelay::Confirm(UdpSession& session, const Endpoint& server) {
 // What both directions have in common.
 Outgoing UdpRelay::Onward(const Received& received, UdpSession& session, uint64_t now_ms) {
   table_.Touch(session, now_ms);
+  ++received_;
   last_traffic_ms_ = now_ms;
   const uint8_t hops = received.arrival.hops;
   return {.session = TokenOf(session),
@@ -385,7 +386,8 @@ void UdpRelay::CloseGone() {
 }
 
 void UdpRelay::EndTurn(uint64_t now_ms) {
-  sender_.Flush();
+  const uint32_t sent = sender_.Flush();
+  gathering_.OnTurn(std::exchange(received_, 0), sent, now_ms);
   CloseGone();
   for (const io::Token& token : std::exchange(starved_, {})) {
     if (token.kind == kListenerKind) {

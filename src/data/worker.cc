@@ -18,6 +18,7 @@
 #include "tpx/data/acceptor.h"
 #include "tpx/data/admission.h"
 #include "tpx/data/connector.h"
+#include "tpx/data/gathering.h"
 #include "tpx/data/relay.h"
 #include "tpx/data/shared_slot.h"
 #include "tpx/data/udp_relay.h"
@@ -155,7 +156,9 @@ bool RingWorker::Turn() {
 // Waits for completions, renews the lease and takes the completions in; false:
 // the ring has failed.
 bool RingWorker::Wait(uint64_t timeout_ns) {
-  const int result = ring_->SubmitAndWait(timeout_ns);
+  const bool gathers = udp_->gathers() && timeout_ns > Gathering::kTimeNs;
+  const int result = gathers ? ring_->SubmitAndWait(Gathering::kTimeNs, Gathering::kCompletions)
+                             : ring_->SubmitAndWait(timeout_ns);
   ReadClock();
   if (result < 0) {
     LogError("worker ", options_.id, " ends: io_uring_enter: ", ErrnoStatus(-result, "").message());

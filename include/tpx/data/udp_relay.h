@@ -10,6 +10,7 @@
 #include "tpx/base/unique_fd.h"
 #include "tpx/data/datagram_sender.h"
 #include "tpx/data/descriptors.h"
+#include "tpx/data/gathering.h"
 #include "tpx/data/reply_sockets.h"
 #include "tpx/data/shared_slot.h"
 #include "tpx/data/udp_errors.h"
@@ -46,6 +47,8 @@ class UdpRelay {
   // After the completions of one turn: sends what was gathered, ages sessions.
   void EndTurn(uint64_t now_ms);
   uint64_t NextTimeout() const;
+  // Whether it is worth while to let datagrams gather before the next turn.
+  bool gathers() const { return gathering_.on(); }
 
   bool busy(uint64_t now_ms) const;  // sessions are open and datagrams came lately
   void CloseAll();                   // sessions; the listeners stop receiving
@@ -83,6 +86,8 @@ class UdpRelay {
   UdpErrors errors_;
   DatagramSender sender_;
   ReplySockets replies_;
+  Gathering gathering_;
+  uint32_t received_ = 0;           // buffers in this turn
   std::vector<io::Token> starved_;  // requests that ended for want of a buffer
   uint64_t last_traffic_ms_ = 0;
   bool closing_ = false;
