@@ -387,6 +387,7 @@ void UdpRelay::CloseGone() {
 
 void UdpRelay::EndTurn(uint64_t now_ms) {
   const uint32_t sent = sender_.Flush();
+  if (sent > 0) slot_.Add(TPX_C_UDP_SENDS, sent);
   gathering_.OnTurn(std::exchange(received_, 0), sent, now_ms);
   CloseGone();
   for (const io::Token& token : std::exchange(starved_, {})) {
