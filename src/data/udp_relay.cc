@@ -32,6 +32,7 @@ constexpr msghdr kShape = [] {
 }();
 
 constexpr uint32_t kTurnTimeouts = 256;
+constexpr int kPortTries = 4;
 constexpr uint32_t kReplyIdleMs = 60'000;
 constexpr uint8_t kLastHop = 1;
 constexpr uint64_t kBusyMs = 1000;  // without traffic for so long, nobody waits for its sessions
@@ -123,6 +124,7 @@ UdpRelay::UdpRelay(const WorkerOptions& options, uint16_t port, io::Ring& ring, 
       buffers_(std::move(buffers)),
       table_({.sessions = options.max_udp_sessions,
               .sessions_per_client = options.max_udp_sessions_per_client,
+              .masqueraded = options.max_udp_masqueraded,
               .one_way_ms = options.udp_one_way_ms,
               .answered_ms = options.udp_answered_ms,
               .stream_ms = options.udp_stream_ms}),
@@ -302,26 +304,19 @@ UdpSession* UdpRelay::SessionFor(const UdpKey& key, uint64_t now_ms) {
       return nullptr;
     }
   }
-  if (UdpSession* victim = table_.Victim(key.client.addr); victim != nullptr) {
+  const bool redirected = verdict.has_value() && verdict->action == TPX_ACTION_REDIRECT;
+  const bool preserved = verdict.has_value() ? !redirected && verdict->source == TPX_SOURCE_PRESERVE
+                                             : key.listener == TPX_LISTENER_UDP_PRESERVE;
+  if (UdpSession* victim = table_.Victim(key.client.addr, preserved); victim != nullptr) {
     slot_.Add(TPX_C_UDP_SESSIONS_REPLACED);
     Close(*victim);
   }
-  UdpSession* session = table_.Open(key, now_ms);
+  UdpSession* session = table_.Open(key, preserved, now_ms);
   if (session == nullptr) return nullptr;
-  session->target = key.destination;
+  session->target = redirected ? TargetOf(*verdict) : key.destination;
   session->confirmed = options_.decisions->UdpEnded();
-  tpx_source_mode source =
-      key.listener == TPX_LISTENER_UDP_PRESERVE ? TPX_SOURCE_PRESERVE : TPX_SOURCE_MASQUERADE;
-  if (verdict.has_value()) {
-    if (verdict->action == TPX_ACTION_REDIRECT) {
-      session->target = TargetOf(*verdict);
-    } else {
-      source = static_cast<tpx_source_mode>(verdict->source);
-    }
-  }
-  session->preserved = source == TPX_SOURCE_PRESERVE;
-  if (int error = -OpenUpstream(*session, source); error != 0) {
-    slot_.Add(IsShortage(error) ? TPX_C_UDP_SHORTAGE : TPX_C_UDP_DROPPED);
+  if (int error = -OpenUpstream(*session); error != 0) {
+    slot_.Add(IsShortage(error) || error == EADDRINUSE ? TPX_C_UDP_SHORTAGE : TPX_C_UDP_DROPPED);
     Close(*session);
     return nullptr;
   }
@@ -331,7 +326,7 @@ UdpSession* UdpRelay::SessionFor(const UdpKey& key, uint64_t now_ms) {
   return session;
 }
 
-int UdpRelay::OpenUpstream(UdpSession& session, tpx_source_mode source) {
+int UdpRelay::OpenUpstream(UdpSession& session) {
   // Where descriptors run out the session that was idle for longest gives its own.
   if (descriptors_.left() == 0) CloseOldestBut(session);
   int fd = sys::OpenUdpUpstream(options_.own_mark);
@@ -345,7 +340,13 @@ int UdpRelay::OpenUpstream(UdpSession& session, tpx_source_mode source) {
     return -EMFILE;
   }
   session.upstream.Reset(fd);
-  if (source == TPX_SOURCE_PRESERVE) {
+  if (int r = BindUpstream(session); r < 0) return r;
+  return session.key.is_pair() ? sys::ConnectUdp(fd, session.target) : 0;
+}
+
+int UdpRelay::BindUpstream(UdpSession& session) {
+  const int fd = session.upstream.get();
+  if (session.preserved) {
     // The connected sockets of one client's port share it, and those of a killed
     // proxy hold it until the kernel has ended their receive requests.
     int r = sys::ShareUdpAddress(fd);
@@ -354,9 +355,19 @@ int UdpRelay::OpenUpstream(UdpSession& session, tpx_source_mode source) {
       slot_.Add(TPX_C_PORT_CHANGED);
       r = sys::BindUdpTransparent(fd, {.addr = session.key.client.addr, .port = 0});
     }
-    if (r < 0) return r;
+    return r;
   }
-  return session.key.is_pair() ? sys::ConnectUdp(fd, session.target) : 0;
+  // Others may have taken more ports than the limit leaves to them, and may be faster again.
+  int r = sys::TakeUdpPort(fd);
+  for (int tries = 0; r == -EADDRINUSE && tries < kPortTries; ++tries) {
+    UdpSession* victim = table_.OldestMasqueraded();
+    if (victim == nullptr || victim == &session) break;
+    sys::ReleaseUdpPort(victim->upstream.get());
+    slot_.Add(TPX_C_UDP_SESSIONS_REPLACED);
+    Close(*victim);
+    r = sys::TakeUdpPort(fd);
+  }
+  return r;
 }
 
 void UdpRelay::CloseOldestBut(const UdpSession& session) {

@@ -205,6 +205,31 @@ class Limits(udp_lab.Case):
             self.assertEqual(self.who(self.socket(family), family)[0], family.wan)
 
 
+    def test_E9_ports_run_out(self):
+        """Fewer local ports than sessions, or still fewer because others have them: the newest get their turn."""
+        self.lab.gateway.sysctl("net/ipv4/ip_local_port_range", "40000 40199")
+        for mapping, others in (("endpoint-independent", 0), ("endpoint-independent", 120),
+                                ("address-and-port-dependent", 0), ("address-and-port-dependent", 120)):
+            self.start_udp(product.udp_rule(mapping=mapping), proxy={"workers": 2, "max_udp_sessions": self.LIMIT})
+            taken = [self.socket(harness.V6, space=self.lab.gateway) for _ in range(others)]
+            for family in harness.FAMILIES:
+                with self.subTest(mapping=mapping, others=others, family=family.name):
+                    before = self.total("udp_sessions_replaced")
+                    crowd = self.crowd()
+                    crowd.do("open", addresses=clients(family, 50), ports=10)
+                    found = crowd.do("ask", to=[family.server, PORT], window=3, patience=3)
+                    # where others have ports, one worker may be quicker to what the other gave up
+                    self.assertGreaterEqual(found["answered"], 490 if others else 500)
+                    self.assertEqual(found["strangers"] + found["wrong"], 0)
+                    self.assertGreaterEqual(self.total("udp_sessions_replaced") - before, 300)
+                    self.assertLessEqual(self.total("udp_sessions"), 180 if not others else 200 - others)
+                    crowd.close()
+            self.assert_sum()
+            for sock in taken:
+                sock.close()
+            self.assertEqual(self.tpx.stop(), 0)
+            self.tpx.detach()
+
 class Flood(udp_lab.Case):
     """Forged senders without end, while others talk. With TPX_TEST_SCALE=200 it is 100,000 a second for a minute."""
 

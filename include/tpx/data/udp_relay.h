@@ -70,7 +70,8 @@ class UdpRelay {
   Outgoing Onward(const Received& received, UdpSession& session, uint64_t now_ms);
   bool Refused(const Received& received);
   UdpSession* SessionFor(const UdpKey& key, uint64_t now_ms);
-  int OpenUpstream(UdpSession& session, tpx_source_mode source);
+  int OpenUpstream(UdpSession& session);
+  int BindUpstream(UdpSession& session);
   void CloseOldestBut(const UdpSession& session);
   void Close(UdpSession& session);
   void CloseGone();
