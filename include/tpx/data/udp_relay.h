@@ -62,6 +62,7 @@ class UdpRelay {
 
   void Receive(int fd, io::Token token);
   void ReceiveFrom(UdpSession& session);
+  void StopReceiving(const UdpSession& session);  // its last completion follows
   void OnListener(const io::Ring::Completion& completion, uint32_t kind, uint64_t now_ms);
   void OnUpstream(const io::Ring::Completion& completion, UdpSession& session, uint64_t now_ms);
   void FromClient(Received& received, tpx_listener kind, uint64_t now_ms);
