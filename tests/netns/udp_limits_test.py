@@ -233,6 +233,16 @@ class Limits(udp_lab.Case):
             self.assertEqual(self.tpx.stop(), 0)
             self.tpx.detach()
 
+    def test_start_where_most_udp_ports_are_taken(self):
+        """Listeners of TCP and UDP have one port, which is free for both."""
+        self.lab.gateway.sysctl("net/ipv4/ip_local_port_range", "40000 40049")
+        for _ in range(40):
+            self.socket(harness.V6, space=self.lab.gateway)
+        self.limited()
+        for family in harness.FAMILIES:
+            self.assertEqual(self.who(self.socket(family), family)[0], family.wan)
+
+
 class Flood(udp_lab.Case):
     """Forged senders without end, while others talk. With TPX_TEST_SCALE=200 it is 100,000 a second for a minute."""
 
