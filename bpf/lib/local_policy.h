@@ -44,8 +44,7 @@ __weak __noinline int tpx_eval_local(const struct tpx_flow *flow, const struct t
   c.by_device = c.by_mac = &mine;
   c.class[BY_SRC] = prefix_class(t, generation, TPX_DIM_SRC, &flow->src);
   c.class[BY_DST] = prefix_class(t, generation, TPX_DIM_DST, &flow->dst);
-  c.class[BY_SPORT] = t->port_class[TPX_DIM_SPORT][bpf_ntohs(flow->sport)];
-  c.class[BY_DPORT] = t->port_class[TPX_DIM_DPORT][bpf_ntohs(flow->dport)];
+  add_by_ports(t, flow, &c);
   c.class[BY_PROTO] = c.class[BY_DSCP] = c.class[BY_MARK] = c.class[BY_SRC];
   rule = first_common_rule(t, &c);
   if (rule >= TPX_MAX_RULES) return -1;

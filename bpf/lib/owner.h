@@ -5,30 +5,9 @@
 #include <bpf/bpf_core_read.h>
 #include <bpf/bpf_helpers.h>
 
-#include "kernel_socket.h"
+#include "kernel_layout.h"
 #include "policy.h"
 #include "tpx_local_trial.h"
-
-struct super_block {
-  __u32 s_dev;
-} KERNEL_LAYOUT;
-
-struct inode {
-  unsigned long i_ino;
-  struct super_block *i_sb;
-} KERNEL_LAYOUT;
-
-struct file {
-  struct inode *f_inode;
-} KERNEL_LAYOUT;
-
-struct mm_struct {
-  struct file *exe_file;
-} KERNEL_LAYOUT;
-
-struct task_struct {
-  struct mm_struct *mm; /* NULL in a kernel thread */
-} KERNEL_LAYOUT;
 
 /* The file that the program was started from. */
 static __always_inline void load_exe(struct tpx_owner *owner) {

@@ -259,6 +259,12 @@ static __always_inline void add_by_tuple(const struct tpx_tables *t, __u32 gener
   c->class[BY_PROTO] = c->class[BY_SPORT] = c->class[BY_DPORT] = t->proto_class[flow->proto];
 }
 
+static __always_inline void add_by_ports(const struct tpx_tables *t, const struct tpx_flow *flow,
+                                         struct candidates *c) {
+  c->class[BY_SPORT] = t->port_class[TPX_DIM_SPORT][bpf_ntohs(flow->sport)];
+  c->class[BY_DPORT] = t->port_class[TPX_DIM_DPORT][bpf_ntohs(flow->dport)];
+}
+
 static __always_inline void verdict_of_rule(const struct tpx_tables *t, __u32 index, struct tpx_verdict *v) {
   const struct tpx_rule *rule = &t->rules[index & (TPX_MAX_RULES - 1)];
 
@@ -282,8 +288,7 @@ __weak __noinline int tpx_evaluate(const struct tpx_flow *flow, const struct tpx
 
   if (!t || !flow || !v) return -1;
   add_by_tuple(t, generation, flow, &c);
-  c.class[BY_SPORT] = t->port_class[TPX_DIM_SPORT][bpf_ntohs(flow->sport)];
-  c.class[BY_DPORT] = t->port_class[TPX_DIM_DPORT][bpf_ntohs(flow->dport)];
+  add_by_ports(t, flow, &c);
   add_by_link(t, generation, link, &c);
   rule = first_common_rule(t, &c);
   if (rule >= TPX_MAX_RULES) return -1;

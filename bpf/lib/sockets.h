@@ -12,7 +12,7 @@
 #include "config.h"
 #include "family.h"
 #include "flows.h"
-#include "kernel_socket.h"
+#include "kernel_layout.h"
 #include "parse.h"
 #include "workers.h"
 

@@ -57,6 +57,11 @@ uint32_t SessionsPerClient(const policy::Proxy& proxy, const DescriptorBudget& b
   return wanted != 0 ? wanted : std::max(1U, budget.udp_sessions / 4);
 }
 
+// Masqueraded UDP sessions of each worker: a port is left for others for nine that are used.
+uint32_t MasqueradedEach(uint32_t workers) {
+  return std::max<uint32_t>(1, sys::EphemeralPorts() / 10 * 9 / workers);
+}
+
 // The kernel side forgets a flow after the last session that serves it.
 uint32_t UdpFlowSeconds(const policy::Timeouts& t) {
   return (std::max({t.udp_one_way_ms, t.udp_answered_ms, t.udp_stream_ms}) + 999) / 1000;
@@ -80,7 +85,8 @@ class Gateway {
   absl::Status Serve(int signal_fd, FlowLog& flow_log);
 
  private:
-  data::WorkerOptions OptionsFor(uint32_t id, const DescriptorBudget& budget, uint16_t port);
+  data::WorkerOptions OptionsFor(uint32_t id, uint32_t workers, const DescriptorBudget& budget,
+                                 uint16_t port);
   DescriptorBudget FitLimits(uint32_t workers);
   absl::Status StartThreads();
   absl::Status CheckKernelSide();
@@ -121,7 +127,8 @@ DescriptorBudget Gateway::FitLimits(uint32_t workers) {
   return budget;
 }
 
-data::WorkerOptions Gateway::OptionsFor(uint32_t id, const DescriptorBudget& budget, uint16_t port) {
+data::WorkerOptions Gateway::OptionsFor(uint32_t id, uint32_t workers, const DescriptorBudget& budget,
+                                        uint16_t port) {
   const policy::Timeouts& t = config_.proxy.timeouts;
   return {.id = id,
           .listen_port = port,
@@ -129,6 +136,7 @@ data::WorkerOptions Gateway::OptionsFor(uint32_t id, const DescriptorBudget& bud
           .max_pipes = budget.pipes,
           .max_udp_sessions = budget.udp_sessions,
           .max_udp_sessions_per_client = SessionsPerClient(config_.proxy, budget),
+          .max_udp_masqueraded = MasqueradedEach(workers),
           .max_udp_reply_sockets = budget.reply_sockets,
           .max_descriptors = budget.descriptors,
           .steer_mark = config_.steering.steer_mark,
@@ -174,7 +182,7 @@ absl::Status Gateway::Start() {
   DescriptorBudget budget = FitLimits(count);
   uint16_t port = 0;
   for (uint32_t id = 0; id < count; id++) {
-    TPX_ASSIGN_OR_RETURN(auto worker, data::Worker::Create(OptionsFor(id, budget, port)));
+    TPX_ASSIGN_OR_RETURN(auto worker, data::Worker::Create(OptionsFor(id, count, budget, port)));
     port = worker->listen_port();
     workers_.push_back(std::move(worker));
   }
@@ -188,6 +196,9 @@ absl::Status Gateway::Start() {
   attached_.SetProxy({.workers = count, .port = port, .udp_flow_s = UdpFlowSeconds(config_.proxy.timeouts)});
   LogInfo("serving with ", count, count == 1 ? " worker" : " workers", ", at most ", budget.sessions * count,
           " TCP and ", budget.udp_sessions * count, " UDP sessions");
+  if (MasqueradedEach(count) < budget.udp_sessions)
+    LogInfo("at most ", MasqueradedEach(count) * count,
+            " of the UDP sessions may be masqueraded, by net.ipv4.ip_local_port_range");
   return absl::OkStatus();
 }
 

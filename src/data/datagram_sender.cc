@@ -2,10 +2,12 @@
 #include "tpx/data/datagram_sender.h"
 
 #include <algorithm>
+#include <bit>
 #include <cerrno>
 #include <span>
 #include <utility>
 
+#include "absl/hash/hash.h"
 #include "tpx/sys/udp_raw.h"
 
 namespace tpx::data {
@@ -25,7 +27,8 @@ DatagramSender::DatagramSender(io::BufferRing& buffers, SharedSlot& slot, OnFail
     : buffers_(buffers), slot_(slot), on_failure_(std::move(on_failure)) {}
 
 bool DatagramSender::SameWay(const Train& train, const Outgoing& outgoing) {
-  return train.fd == outgoing.fd && train.how.destination == outgoing.how.destination;
+  return train.fd == outgoing.fd && train.how.destination == outgoing.how.destination &&
+         train.how.hops == outgoing.how.hops && train.how.traffic_class == outgoing.how.traffic_class;
 }
 
 bool DatagramSender::Fits(const Train& train, uint32_t segment, uint32_t segments, uint32_t bytes) {
@@ -38,44 +41,40 @@ void DatagramSender::Add(const Outgoing& outgoing) {
   const bool is_train = outgoing.how.segment_size != 0 && outgoing.how.segment_size < outgoing.len;
   const uint32_t segment = is_train ? outgoing.how.segment_size : outgoing.len;
   const uint32_t segments = is_train ? (outgoing.len + segment - 1) / segment : 1;
-  auto found = std::ranges::find_if(trains_, [&](const Train& t) { return SameWay(t, outgoing); });
-  Train* train = found == trains_.end() ? nullptr : &*found;
-  if (train != nullptr &&
-      (!Fits(*train, segment, segments, outgoing.len) || train->how.hops != outgoing.how.hops ||
-       train->how.traffic_class != outgoing.how.traffic_class)) {
-    Send(*train);
-    train = nullptr;
-  }
-  if (train == nullptr) train = &Begin(outgoing, segment);
-  train->part[train->parts] = {.iov_base = const_cast<char*>(outgoing.data), .iov_len = outgoing.len};
-  train->buffer[train->parts++] = outgoing.buffer;
-  train->segments += segments;
-  train->bytes += outgoing.len;
-  train->closed = segment == 0 || segment < train->segment || outgoing.len % segment != 0;
+  Train& train = PlaceOf(outgoing);
+  if (train.fd >= 0 && !(SameWay(train, outgoing) && Fits(train, segment, segments, outgoing.len)))
+    Send(train);
+  if (train.fd < 0) Begin(train, outgoing, segment);
+  train.part[train.parts] = {.iov_base = const_cast<char*>(outgoing.data), .iov_len = outgoing.len};
+  train.buffer[train.parts++] = outgoing.buffer;
+  train.segments += segments;
+  train.bytes += outgoing.len;
+  train.closed = segment == 0 || segment < train.segment || outgoing.len % segment != 0;
 }
 
-DatagramSender::Train& DatagramSender::Begin(const Outgoing& outgoing, uint32_t segment) {
-  auto unused = std::ranges::find_if(trains_, [](const Train& t) { return t.fd < 0; });
-  Train* train = unused == trains_.end() ? &trains_[next_++ % kTrains] : &*unused;
-  if (train->fd >= 0) Send(*train);
-  train->fd = outgoing.fd;
-  train->session = outgoing.session;
-  train->how = outgoing.how;
-  train->segment = segment;
-  train->trains = outgoing.trains;
-  return *train;
+DatagramSender::Train& DatagramSender::PlaceOf(const Outgoing& outgoing) {
+  return trains_[absl::HashOf(outgoing.fd, outgoing.how.destination) % kPlaces];
+}
+
+void DatagramSender::Begin(Train& train, const Outgoing& outgoing, uint32_t segment) {
+  train.fd = outgoing.fd;
+  train.session = outgoing.session;
+  train.how = outgoing.how;
+  train.segment = segment;
+  train.trains = outgoing.trains;
+  open_ |= uint64_t{1} << (&train - trains_.data());
 }
 
 void DatagramSender::FlushSocket(int fd) {
-  for (Train& train : trains_) {
+  for (uint64_t left = open_; left != 0; left &= left - 1) {
+    Train& train = trains_[static_cast<size_t>(std::countr_zero(left))];
     if (train.fd == fd) Send(train);
   }
 }
 
-void DatagramSender::Flush() {
-  for (Train& train : trains_) {
-    if (train.fd >= 0) Send(train);
-  }
+uint32_t DatagramSender::Flush() {
+  while (open_ != 0) Send(trains_[static_cast<size_t>(std::countr_zero(open_))]);
+  return std::exchange(sent_, 0);
 }
 
 void DatagramSender::Send(Train& train) {
@@ -96,6 +95,8 @@ void DatagramSender::Send(Train& train) {
   }
   for (uint32_t i = 0; i < train.parts; ++i) buffers_.Return(train.buffer[i]);
   train.fd = -1;
+  open_ &= ~(uint64_t{1} << (&train - trains_.data()));
+  ++sent_;
   train.segments = train.bytes = train.parts = 0;
 }
 

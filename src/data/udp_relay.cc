@@ -123,6 +123,7 @@ UdpRelay::UdpRelay(const WorkerOptions& options, uint16_t port, io::Ring& ring, 
       buffers_(std::move(buffers)),
       table_({.sessions = options.max_udp_sessions,
               .sessions_per_client = options.max_udp_sessions_per_client,
+              .masqueraded = options.max_udp_masqueraded,
               .one_way_ms = options.udp_one_way_ms,
               .answered_ms = options.udp_answered_ms,
               .stream_ms = options.udp_stream_ms}),
@@ -143,6 +144,10 @@ void UdpRelay::Receive(int fd, io::Token token) { ring_.RecvmsgMultishot(fd, &kS
 void UdpRelay::ReceiveFrom(UdpSession& session) {
   session.receiving = true;
   Receive(session.upstream.get(), TokenOf(session));
+}
+
+void UdpRelay::StopReceiving(const UdpSession& session) {
+  if (session.receiving) ring_.Cancel(TokenOf(session).Pack(), kCancelled.Pack());
 }
 
 void UdpRelay::OnCompletion(io::Token token, const io::Ring::Completion& completion, uint64_t now_ms) {
@@ -276,6 +281,7 @@ bool UdpRelay::Confirm(UdpSession& session, const Endpoint& server) {
 // What both directions have in common.
 Outgoing UdpRelay::Onward(const Received& received, UdpSession& session, uint64_t now_ms) {
   table_.Touch(session, now_ms);
+  ++received_;
   last_traffic_ms_ = now_ms;
   const uint8_t hops = received.arrival.hops;
   return {.session = TokenOf(session),
@@ -288,104 +294,10 @@ Outgoing UdpRelay::Onward(const Received& received, UdpSession& session, uint64_
           .buffer = received.buffer};
 }
 
-UdpSession* UdpRelay::SessionFor(const UdpKey& key, uint64_t now_ms) {
-  if (UdpSession* session = table_.Find(key); session != nullptr) {
-    if (!key.is_pair() || Confirm(*session, key.destination)) return session;
-    Close(*session);  // the same pair, but served otherwise by now
-  }
-  std::optional<tpx_verdict> verdict;
-  if (key.is_pair()) {
-    verdict = options_.decisions->Find(FlowOf(IPPROTO_UDP, key.client, key.destination));
-    if (!verdict.has_value()) {
-      slot_.Add(TPX_C_UDP_UNDECIDED);
-      return nullptr;
-    }
-  }
-  if (UdpSession* victim = table_.Victim(key.client.addr); victim != nullptr) {
-    slot_.Add(TPX_C_UDP_SESSIONS_REPLACED);
-    Close(*victim);
-  }
-  UdpSession* session = table_.Open(key, now_ms);
-  if (session == nullptr) return nullptr;
-  session->target = key.destination;
-  session->confirmed = options_.decisions->UdpEnded();
-  tpx_source_mode source =
-      key.listener == TPX_LISTENER_UDP_PRESERVE ? TPX_SOURCE_PRESERVE : TPX_SOURCE_MASQUERADE;
-  if (verdict.has_value()) {
-    if (verdict->action == TPX_ACTION_REDIRECT) {
-      session->target = TargetOf(*verdict);
-    } else {
-      source = static_cast<tpx_source_mode>(verdict->source);
-    }
-  }
-  session->preserved = source == TPX_SOURCE_PRESERVE;
-  if (int error = -OpenUpstream(*session, source); error != 0) {
-    slot_.Add(IsShortage(error) ? TPX_C_UDP_SHORTAGE : TPX_C_UDP_DROPPED);
-    Close(*session);
-    return nullptr;
-  }
-  ReceiveFrom(*session);
-  slot_.Add(TPX_C_UDP_SESSIONS_TOTAL);
-  slot_.Set(TPX_C_UDP_SESSIONS, table_.open());
-  return session;
-}
-
-int UdpRelay::OpenUpstream(UdpSession& session, tpx_source_mode source) {
-  // Where descriptors run out the session that was idle for longest gives its own.
-  if (descriptors_.left() == 0) CloseOldestBut(session);
-  int fd = sys::OpenUdpUpstream(options_.own_mark);
-  if (fd < 0 && IsShortage(-fd)) {
-    CloseOldestBut(session);
-    fd = sys::OpenUdpUpstream(options_.own_mark);
-  }
-  if (fd < 0) return fd;
-  if (!descriptors_.Take(1)) {
-    close(fd);
-    return -EMFILE;
-  }
-  session.upstream.Reset(fd);
-  if (source == TPX_SOURCE_PRESERVE) {
-    // The connected sockets of one client's port share it, and those of a killed
-    // proxy hold it until the kernel has ended their receive requests.
-    int r = sys::ShareUdpAddress(fd);
-    if (r == 0) r = sys::BindUdpTransparent(fd, session.key.client);
-    if (r == -EADDRINUSE) {
-      slot_.Add(TPX_C_PORT_CHANGED);
-      r = sys::BindUdpTransparent(fd, {.addr = session.key.client.addr, .port = 0});
-    }
-    if (r < 0) return r;
-  }
-  return session.key.is_pair() ? sys::ConnectUdp(fd, session.target) : 0;
-}
-
-void UdpRelay::CloseOldestBut(const UdpSession& session) {
-  UdpSession* oldest = table_.Oldest();
-  if (oldest == nullptr || oldest == &session) return;
-  slot_.Add(TPX_C_UDP_SESSIONS_REPLACED);
-  Close(*oldest);
-}
-
-void UdpRelay::Close(UdpSession& session) {
-  if (session.upstream) {
-    sender_.FlushSocket(session.upstream.get());
-    descriptors_.Give(1);
-  }
-  table_.Close(session);
-  if (session.receiving) ring_.Cancel(TokenOf(session).Pack(), kCancelled.Pack());
-  session.upstream.Reset();
-  if (!session.receiving) table_.Free(session);
-  slot_.Set(TPX_C_UDP_SESSIONS, table_.open());
-}
-
-void UdpRelay::CloseGone() {
-  for (const io::Token& token : errors_.TakeGone()) {
-    UdpSession* session = table_.FindByIndex(token.index, token.generation);
-    if (session != nullptr && session->phase == UdpSession::Phase::kOpen) Close(*session);
-  }
-}
-
 void UdpRelay::EndTurn(uint64_t now_ms) {
-  sender_.Flush();
+  const uint32_t sent = sender_.Flush();
+  if (sent > 0) slot_.Add(TPX_C_UDP_SENDS, sent);
+  gathering_.OnTurn(std::exchange(received_, 0), sent, now_ms);
   CloseGone();
   for (const io::Token& token : std::exchange(starved_, {})) {
     if (token.kind == kListenerKind) {

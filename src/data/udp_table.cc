@@ -2,6 +2,7 @@
 #include "tpx/data/udp_table.h"
 
 #include <algorithm>
+#include <array>
 
 namespace tpx::data {
 namespace {
@@ -11,6 +12,8 @@ constexpr uint32_t kClosingSlack = 4096;
 
 // Up to this share of the sessions may wait for their first answer unmolested.
 constexpr uint32_t kOneWayShare = 8;
+
+constexpr uint32_t kPreservedPassedOver = 64;
 
 constexpr uint16_t kDnsPort = 53;
 // A resolver library asks for a few records at once from one port, and may ask twice.
@@ -36,22 +39,39 @@ UdpSession* UdpTable::Find(const UdpKey& key) {
   return found == by_key_.end() ? nullptr : found->second;
 }
 
-UdpSession* UdpTable::Victim(const IpAddr& client) {
+UdpSession* UdpTable::Victim(const IpAddr& client, bool preserved) {
   const auto found = clients_.find(client);
   if (found != clients_.end() && found->second.sessions >= limits_.sessions_per_client) {
     return found->second.oldest;
   }
-  return by_key_.size() >= limits_.sessions ? Oldest() : nullptr;
+  if (by_key_.size() >= limits_.sessions) return Oldest();
+  return !preserved && masqueraded_ >= limits_.masqueraded ? OldestMasqueraded() : nullptr;
 }
 
 // Newcomers would replace each other before their answers come if it were always
 // one of them that goes.
-UdpSession* UdpTable::Oldest() const {
-  if (uint64_t{one_way_.size()} * kOneWayShare > open()) return SessionOf(one_way_.Oldest());
-  for (const DeadlineList* list : {&answered_, &stream_}) {
-    if (DeadlineHook* hook = list->Oldest(); hook != nullptr) return SessionOf(hook);
+template <typename Choose>
+UdpSession* UdpTable::FirstToGo(Choose&& choose) const {
+  std::array lists = {&answered_, &stream_, &one_way_};
+  if (uint64_t{one_way_.size()} * kOneWayShare > open()) lists = {&one_way_, &answered_, &stream_};
+  for (const DeadlineList* list : lists) {
+    if (DeadlineHook* hook = choose(*list); hook != nullptr) return SessionOf(hook);
   }
   return nullptr;
+}
+
+UdpSession* UdpTable::Oldest() const {
+  return FirstToGo([](const DeadlineList& list) { return list.Oldest(); });
+}
+
+UdpSession* UdpTable::OldestMasqueraded() const {
+  return FirstToGo([](const DeadlineList& list) {
+    DeadlineHook* hook = list.Oldest();
+    for (uint32_t n = 0; hook != nullptr && SessionOf(hook)->preserved; ++n) {
+      hook = n < kPreservedPassedOver ? list.After(*hook) : nullptr;
+    }
+    return hook;
+  });
 }
 
 UdpSession* UdpTable::Expired(uint64_t now_ms) const {
@@ -70,11 +90,13 @@ DeadlineList& UdpTable::ListOf(const UdpSession& session) {
   return IsAnsweredDns(session) ? answered_ : stream_;
 }
 
-UdpSession* UdpTable::Open(const UdpKey& key, uint64_t now_ms) {
+UdpSession* UdpTable::Open(const UdpKey& key, bool preserved, uint64_t now_ms) {
   UdpSession* session = slots_.Allocate();
   if (session == nullptr) return nullptr;
   session->phase = UdpSession::Phase::kOpen;
   session->key = key;
+  session->preserved = preserved;
+  masqueraded_ += !preserved;
   by_key_.emplace(key, session);
   session->owner = &clients_[key.client.addr];
   ++session->owner->sessions;
@@ -97,6 +119,7 @@ void UdpTable::Touch(UdpSession& session, uint64_t now_ms) {
 
 void UdpTable::Close(UdpSession& session) {
   by_key_.erase(session.key);
+  masqueraded_ -= !session.preserved;
   DeadlineList::Remove(session);
   Unlink(session);
   if (--session.owner->sessions == 0) clients_.erase(session.key.client.addr);

@@ -18,6 +18,7 @@
 #include "tpx/data/acceptor.h"
 #include "tpx/data/admission.h"
 #include "tpx/data/connector.h"
+#include "tpx/data/gathering.h"
 #include "tpx/data/relay.h"
 #include "tpx/data/shared_slot.h"
 #include "tpx/data/udp_relay.h"
@@ -32,6 +33,10 @@ constexpr uint32_t kTurnCompletions = 1024;
 constexpr uint64_t kNsPerMs = 1'000'000;
 constexpr uint64_t kFinishMs = 1000;       // for the last completions at the end
 constexpr uint64_t kDrainAtLeastMs = 150;  // for handshakes that were under way
+
+// What a port that is free in TCP may be in UDP; another one is tried where any will do.
+const absl::StatusCode kTaken = absl::ErrnoToStatusCode(EADDRINUSE);
+constexpr int kPortTries = 100;
 
 // Token kinds beside those of sessions.
 constexpr uint8_t kListenersKind = 16, kWakeKind = 17;
@@ -60,19 +65,7 @@ class RingWorker final : public Worker, private AcceptSink {
         ring_(std::move(ring)),
         wake_(std::move(wake)) {}
 
-  absl::Status Init() {
-    const sys::ListenerOptions listener{.port = options_.listen_port,
-                                        .mark = options_.steer_mark,
-                                        .keepalive = {.idle_s = options_.keepalive_idle_s,
-                                                      .interval_s = options_.keepalive_interval_s,
-                                                      .count = options_.keepalive_count}};
-    TPX_ASSIGN_OR_RETURN(acceptor_, Acceptor::Create(listener, slot_));
-    admission_ = std::make_unique<Admission>(*acceptor_, slot_, descriptors_, options_.max_sessions);
-    connector_ = std::make_unique<Connector>(options_, acceptor_->port(), slot_);
-    relay_ = std::make_unique<Relay>(options_, *ring_, slot_, descriptors_);
-    TPX_ASSIGN_OR_RETURN(udp_, UdpRelay::Create(options_, acceptor_->port(), *ring_, slot_, descriptors_));
-    return absl::OkStatus();
-  }
+  absl::Status Init();
 
   int listener_fd(tpx_listener kind) const override {
     return kind < TPX_LISTENER_UDP_MASQUERADE ? acceptor_->listener_fd(kind) : udp_->listener_fd(kind);
@@ -84,6 +77,7 @@ class RingWorker final : public Worker, private AcceptSink {
   void Stop() override { Send(Command::kStop); }
 
  private:
+  absl::Status OpenListeners();  // of TCP and UDP at one port
   void Send(Command command);
   bool Turn();  // false: the last one
   void Finish();
@@ -113,6 +107,29 @@ class RingWorker final : public Worker, private AcceptSink {
   bool draining_ = false;
   bool more_ready_ = false;
 };
+
+absl::Status RingWorker::Init() {
+  absl::Status status = OpenListeners();
+  for (int tries = 1; status.code() == kTaken && options_.listen_port == 0 && tries < kPortTries; ++tries) {
+    status = OpenListeners();
+  }
+  if (!status.ok()) return status;
+  admission_ = std::make_unique<Admission>(*acceptor_, slot_, descriptors_, options_.max_sessions);
+  connector_ = std::make_unique<Connector>(options_, acceptor_->port(), slot_);
+  relay_ = std::make_unique<Relay>(options_, *ring_, slot_, descriptors_);
+  return absl::OkStatus();
+}
+
+absl::Status RingWorker::OpenListeners() {
+  const sys::ListenerOptions listener{.port = options_.listen_port,
+                                      .mark = options_.steer_mark,
+                                      .keepalive = {.idle_s = options_.keepalive_idle_s,
+                                                    .interval_s = options_.keepalive_interval_s,
+                                                    .count = options_.keepalive_count}};
+  TPX_ASSIGN_OR_RETURN(acceptor_, Acceptor::Create(listener, slot_));
+  TPX_ASSIGN_OR_RETURN(udp_, UdpRelay::Create(options_, acceptor_->port(), *ring_, slot_, descriptors_));
+  return absl::OkStatus();
+}
 
 void RingWorker::Send(Command command) {
   Command current = command_.load();
@@ -155,7 +172,9 @@ bool RingWorker::Turn() {
 // Waits for completions, renews the lease and takes the completions in; false:
 // the ring has failed.
 bool RingWorker::Wait(uint64_t timeout_ns) {
-  const int result = ring_->SubmitAndWait(timeout_ns);
+  const bool gathers = udp_->gathers() && timeout_ns > Gathering::kTimeNs;
+  const int result = gathers ? ring_->SubmitAndWait(Gathering::kTimeNs, Gathering::kCompletions)
+                             : ring_->SubmitAndWait(timeout_ns);
   ReadClock();
   if (result < 0) {
     LogError("worker ", options_.id, " ends: io_uring_enter: ", ErrnoStatus(-result, "").message());

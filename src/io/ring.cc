@@ -100,7 +100,7 @@ void Ring::Cancel(uint64_t token, uint64_t report_token) {
   io_uring_sqe_set_data64(sqe, report_token);
 }
 
-int Ring::SubmitAndWait(uint64_t timeout_ns) {
+int Ring::SubmitAndWait(uint64_t timeout_ns, uint32_t completions) {
   if (failed_ != 0) return failed_;
   constexpr uint64_t kNsPerSecond = 1'000'000'000;
   __kernel_timespec timeout{.tv_sec = static_cast<int64_t>(timeout_ns / kNsPerSecond),
@@ -108,8 +108,9 @@ int Ring::SubmitAndWait(uint64_t timeout_ns) {
   io_uring_cqe* cqe = nullptr;
   // With nothing to wait for this still enters the kernel: deferred completion
   // work runs nowhere else.
-  const int result = timeout_ns == 0 ? io_uring_submit_and_get_events(&ring_)
-                                     : io_uring_submit_and_wait_timeout(&ring_, &cqe, 1, &timeout, nullptr);
+  const int result = timeout_ns == 0
+                         ? io_uring_submit_and_get_events(&ring_)
+                         : io_uring_submit_and_wait_timeout(&ring_, &cqe, completions, &timeout, nullptr);
   switch (result) {
     case -ETIME:
     case -EINTR:

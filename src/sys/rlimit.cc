@@ -5,6 +5,7 @@
 #include <sys/resource.h>
 
 #include <algorithm>
+#include <fstream>
 
 #include "tpx/base/unique_fd.h"
 
@@ -26,6 +27,12 @@ void ReserveDescriptorTable(uint64_t count) {
   const UniqueFd any(open("/", O_PATH | O_CLOEXEC));
   if (!any || count == 0) return;
   const UniqueFd last(fcntl(any.get(), F_DUPFD_CLOEXEC, static_cast<int>(std::min(count, kMost) - 1)));
+}
+
+uint32_t EphemeralPorts() {
+  uint32_t first = 32768, last = 60999;  // Linux's defaults
+  std::ifstream("/proc/sys/net/ipv4/ip_local_port_range") >> first >> last;
+  return last < first ? 1 : last - first + 1;
 }
 
 }  // namespace tpx::sys

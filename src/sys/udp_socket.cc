@@ -189,6 +189,13 @@ int ConnectUdp(int fd, const Endpoint& destination) {
   return connect(fd, reinterpret_cast<const sockaddr*>(&address), length) == 0 ? 0 : -errno;
 }
 
+int TakeUdpPort(int fd) { return Bind(fd, {}); }
+
+int ReleaseUdpPort(int fd) {
+  const sockaddr nobody{.sa_family = AF_UNSPEC, .sa_data = {}};
+  return connect(fd, &nobody, sizeof(nobody)) == 0 ? 0 : -errno;
+}
+
 int ShareUdpAddress(int fd) { return SetInt(fd, SOL_SOCKET, SO_REUSEADDR, 1); }
 
 int BindUdpTransparent(int fd, const Endpoint& source) {

@@ -26,6 +26,7 @@ import time
 
 IP_FREEBIND, IPV6_FREEBIND = 15, 78
 SILENT = b"S"
+FORGED = 50_000
 
 
 def say(document):
@@ -148,16 +149,17 @@ class Crowd:
         return {"told": told}
 
     def flood(self, prefix, to, count, rate):
-        """By raw sockets, which need no binding."""
-        network, told, begun = ipaddress.ip_network(prefix), 0, time.monotonic()
+        """By raw sockets, which need no binding. Senders come again after FORGED others."""
+        network, target, told = ipaddress.ip_network(prefix), ipaddress.ip_address(to[0]).packed, 0
+        packets = [forged(network, target, to[1]) for _ in range(min(count, FORGED))]
         with socket.socket(family_of(to[0]), socket.SOCK_RAW, socket.IPPROTO_RAW) as raw:
-            target = ipaddress.ip_address(to[0]).packed
+            begun = time.monotonic()
             while told < count:
-                for _ in range(min(count - told, max(1, rate // 100))):
-                    raw.sendto(forged(network, target, to[1]), (to[0], 0))
+                for _ in range(min(count - told, max(1, rate // 500))):
+                    raw.sendto(packets[told % FORGED], (to[0], 0))
                     told += 1
                 time.sleep(max(0, begun + told / rate - time.monotonic()))
-        return {"told": told}
+        return {"told": told, "rate": int(told / (time.monotonic() - begun))}
 
     def close(self):
         while self.socks:

@@ -10,6 +10,9 @@ from udp_lab import CROWD_NETS, OTHER_PORT, PORT
 
 SESSION_BYTES = 1024
 V4_CLIENTS, V6_CLIENTS, PORTS_EACH = 250, 4750, 3
+# TPX_TEST_SCALE=14 makes 200,000 sessions, where the descriptor limit allows it and source is preserve
+IDLE_S = int(40 * max(1, harness.SCALE))
+CROWD_CLIENTS = {harness.V4: min(V4_CLIENTS, harness.scaled(V4_CLIENTS)), harness.V6: harness.scaled(V6_CLIENTS)}
 
 
 def clients(family, count):
@@ -25,23 +28,23 @@ class Many(udp_lab.Case):
     def crowds(self):
         """One of each family, 5,000 addresses together."""
         found = {}
-        for family, count in ((harness.V4, V4_CLIENTS), (harness.V6, V6_CLIENTS)):
+        for family, count in CROWD_CLIENTS.items():
             found[family] = self.crowd()
-            found[family].do("open", addresses=clients(family, harness.scaled(count)), ports=PORTS_EACH)
+            found[family].do("open", 10 * IDLE_S, addresses=clients(family, count), ports=PORTS_EACH)
         return found
 
     def all_ask(self, crowds):
         """Returns the number of sessions; nothing is lost."""
         sessions = 0
         for family, crowd in crowds.items():
-            count = harness.scaled(V4_CLIENTS if family is harness.V4 else V6_CLIENTS) * PORTS_EACH
-            self.assertEqual(crowd.do("ask", to=[family.server, PORT]),
+            count = CROWD_CLIENTS[family] * PORTS_EACH
+            self.assertEqual(crowd.do("ask", 10 * IDLE_S, to=[family.server, PORT]),
                              {"answered": count, "strangers": 0, "wrong": 0, "silent": 0, "errors": 0})
             sessions += count
         return sessions
 
     def assert_aged(self, descriptors):
-        harness.wait_until(lambda: self.total("udp_sessions") == 0, "sessions age", 120, 0.5)
+        harness.wait_until(lambda: self.total("udp_sessions") == 0, "sessions age", 3 * IDLE_S, 0.5)
         # reply sockets stay for a while: one of each worker for each family
         replies = self.total("udp_reply_sockets")
         self.assertLessEqual(replies, 4)
@@ -50,7 +53,7 @@ class Many(udp_lab.Case):
 
     def many(self, source):
         # nothing ages while they are made, and it need not be waited for too long
-        self.start_udp(source=source, proxy={"udp_stream": "40s", "udp_one_way": "40s"})
+        self.start_udp(source=source, proxy={"udp_stream": f"{IDLE_S}s", "udp_one_way": f"{IDLE_S}s"})
         descriptors = self.descriptors()
         for family in harness.FAMILIES:
             self.who(self.socket(family), family)
@@ -205,10 +208,45 @@ class Limits(udp_lab.Case):
             self.assertEqual(self.who(self.socket(family), family)[0], family.wan)
 
 
-class Flood(udp_lab.Case):
-    """Forged senders without end, while others talk."""
+    def test_E9_ports_run_out(self):
+        """Fewer local ports than sessions, or still fewer because others have them: the newest get their turn."""
+        self.lab.gateway.sysctl("net/ipv4/ip_local_port_range", "40000 40199")
+        for mapping, others in (("endpoint-independent", 0), ("endpoint-independent", 120),
+                                ("address-and-port-dependent", 0), ("address-and-port-dependent", 120)):
+            self.start_udp(product.udp_rule(mapping=mapping), proxy={"workers": 2, "max_udp_sessions": self.LIMIT})
+            taken = [self.socket(harness.V6, space=self.lab.gateway) for _ in range(others)]
+            for family in harness.FAMILIES:
+                with self.subTest(mapping=mapping, others=others, family=family.name):
+                    before = self.total("udp_sessions_replaced")
+                    crowd = self.crowd()
+                    crowd.do("open", addresses=clients(family, 50), ports=10)
+                    found = crowd.do("ask", to=[family.server, PORT], window=3, patience=3)
+                    # where others have ports, one worker may be quicker to what the other gave up
+                    self.assertGreaterEqual(found["answered"], 490 if others else 500)
+                    self.assertEqual(found["strangers"] + found["wrong"], 0)
+                    self.assertGreaterEqual(self.total("udp_sessions_replaced") - before, 300)
+                    self.assertLessEqual(self.total("udp_sessions"), 180 if not others else 200 - others)
+                    crowd.close()
+            self.assert_sum()
+            for sock in taken:
+                sock.close()
+            self.assertEqual(self.tpx.stop(), 0)
+            self.tpx.detach()
 
-    LIMIT, RATE, COUNT = 2000, 5000, 30_000
+    def test_start_where_most_udp_ports_are_taken(self):
+        """Listeners of TCP and UDP have one port, which is free for both."""
+        self.lab.gateway.sysctl("net/ipv4/ip_local_port_range", "40000 40049")
+        for _ in range(40):
+            self.socket(harness.V6, space=self.lab.gateway)
+        self.limited()
+        for family in harness.FAMILIES:
+            self.assertEqual(self.who(self.socket(family), family)[0], family.wan)
+
+
+class Flood(udp_lab.Case):
+    """Forged senders without end, while others talk. With TPX_TEST_SCALE=200 it is 100,000 a second for a minute."""
+
+    LIMIT, RATE, COUNT = 2000, int(5000 * min(max(harness.SCALE, 1), 20)), 30_000
 
     def setUp(self):
         super().setUp()

@@ -186,6 +186,19 @@ class Trains(TrainCase):
                 self.assert_arrives("udp", udp_case.own_end(client, family), (family.server, server.getsockname()[1]))
         self.assertGreater(self.total("udp_datagrams_up"), 0)
 
+    def test_U3_single_datagrams_of_one_length_leave_as_trains(self):
+        """What comes in fast is gathered; it arrives as it was sent."""
+        self.start_udp()
+        for family in harness.FAMILIES:
+            client, server = self.socket(family), self.far_socket(family, 5310)
+            before, sends = self.total("udp_datagrams_up"), self.total("udp_sends")
+            sent = [self.datagram(1200) for _ in range(3000)]
+            for datagram in sent:
+                client.sendto(datagram, (family.server, 5310))
+            self.assert_arrive(server, sent)
+            self.assertEqual(self.total("udp_datagrams_up") - before, 3000)
+            self.assertLess(self.total("udp_sends") - sends, 2000)
+
     def test_U4_a_way_out_that_cannot_segment(self):
         self.lab.gateway.run("ethtool", "-K", "wan0", "tx", "off", "gso", "off")
         self.lab.gateway.run("ethtool", "-K", "lan0", "tx", "off", "gso", "off")

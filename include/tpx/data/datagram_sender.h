@@ -28,7 +28,8 @@ struct Outgoing {
 // Gathers datagrams of one flow and one length that arrive one after the other
 // and sends them as one train (UDP_SEGMENT), which costs the stack little more
 // than one datagram. What arrived as a train leaves as one. Order within a flow
-// is kept; nothing waits beyond Flush.
+// is kept; nothing waits beyond Flush. A flow has a place by its hash; one that
+// finds its place taken sends the other's train.
 class DatagramSender {
  public:
   // A datagram that could not be sent; -EIO: a train that could not be segmented,
@@ -47,10 +48,11 @@ class DatagramSender {
 
   void Add(const Outgoing& outgoing);
   void FlushSocket(int fd);
-  void Flush();
+  // Returns how many trains and single datagrams were sent since the last time.
+  uint32_t Flush();
 
  private:
-  static constexpr size_t kTrains = 16;
+  static constexpr uint32_t kPlaces = 64;
   static constexpr size_t kSegments = 64;  // UDP_MAX_SEGMENTS of the oldest kernels
 
   struct Train {
@@ -69,7 +71,8 @@ class DatagramSender {
 
   static bool SameWay(const Train& train, const Outgoing& outgoing);
   static bool Fits(const Train& train, uint32_t segment, uint32_t segments, uint32_t bytes);
-  Train& Begin(const Outgoing& outgoing, uint32_t segment);
+  Train& PlaceOf(const Outgoing& outgoing);
+  void Begin(Train& train, const Outgoing& outgoing, uint32_t segment);
   void Send(Train& train);
   bool Report(const Train& train, const sys::UdpDeparture& how, iovec datagram, int error);
   void SendSingly(const Train& train);
@@ -78,8 +81,9 @@ class DatagramSender {
   io::BufferRing& buffers_;
   SharedSlot& slot_;
   const OnFailure on_failure_;
-  std::array<Train, kTrains> trains_;
-  size_t next_ = 0;  // to be reused when all are open
+  std::array<Train, kPlaces> trains_;
+  uint64_t open_ = 0;  // a bit for each place in use
+  uint32_t sent_ = 0;
 };
 
 }  // namespace tpx::data

@@ -10,6 +10,7 @@
 #include "tpx/base/unique_fd.h"
 #include "tpx/data/datagram_sender.h"
 #include "tpx/data/descriptors.h"
+#include "tpx/data/gathering.h"
 #include "tpx/data/reply_sockets.h"
 #include "tpx/data/shared_slot.h"
 #include "tpx/data/udp_errors.h"
@@ -46,6 +47,8 @@ class UdpRelay {
   // After the completions of one turn: sends what was gathered, ages sessions.
   void EndTurn(uint64_t now_ms);
   uint64_t NextTimeout() const;
+  // Whether it is worth while to let datagrams gather before the next turn.
+  bool gathers() const { return gathering_.on(); }
 
   bool busy(uint64_t now_ms) const;  // sessions are open and datagrams came lately
   void CloseAll();                   // sessions; the listeners stop receiving
@@ -59,6 +62,7 @@ class UdpRelay {
 
   void Receive(int fd, io::Token token);
   void ReceiveFrom(UdpSession& session);
+  void StopReceiving(const UdpSession& session);  // its last completion follows
   void OnListener(const io::Ring::Completion& completion, uint32_t kind, uint64_t now_ms);
   void OnUpstream(const io::Ring::Completion& completion, UdpSession& session, uint64_t now_ms);
   void FromClient(Received& received, tpx_listener kind, uint64_t now_ms);
@@ -67,7 +71,8 @@ class UdpRelay {
   Outgoing Onward(const Received& received, UdpSession& session, uint64_t now_ms);
   bool Refused(const Received& received);
   UdpSession* SessionFor(const UdpKey& key, uint64_t now_ms);
-  int OpenUpstream(UdpSession& session, tpx_source_mode source);
+  int OpenUpstream(UdpSession& session);
+  int BindUpstream(UdpSession& session);
   void CloseOldestBut(const UdpSession& session);
   void Close(UdpSession& session);
   void CloseGone();
@@ -83,6 +88,8 @@ class UdpRelay {
   UdpErrors errors_;
   DatagramSender sender_;
   ReplySockets replies_;
+  Gathering gathering_;
+  uint32_t received_ = 0;           // buffers in this turn
   std::vector<io::Token> starved_;  // requests that ended for want of a buffer
   uint64_t last_traffic_ms_ = 0;
   bool closing_ = false;

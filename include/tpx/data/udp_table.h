@@ -12,10 +12,11 @@ namespace tpx::data {
 
 struct UdpLimits {
   uint32_t sessions = 0;
-  uint32_t sessions_per_client = 0;  // per address
-  uint32_t one_way_ms = 0;           // nothing has come back
-  uint32_t answered_ms = 0;          // DNS: as many answers as queries, a few
-  uint32_t stream_ms = 0;            // everything else
+  uint32_t sessions_per_client = 0;   // per address
+  uint32_t masqueraded = UINT32_MAX;  // with a port of the gateway's own each
+  uint32_t one_way_ms = 0;            // nothing has come back
+  uint32_t answered_ms = 0;           // DNS: as many answers as queries, a few
+  uint32_t stream_ms = 0;             // everything else
 };
 
 // The sessions of a worker: by key, by age, by client.
@@ -24,7 +25,8 @@ struct UdpLimits {
 // the longest time: of those to which nothing has come back where they are more
 // than an eighth (a flood of forged senders has no others), else of the others.
 // A client at its own limit replaces one of its own, so it cannot drive out
-// others.
+// others. Ports of the gateway's own are a limit by themselves: where few are left
+// the kernel needs a millisecond to find one.
 class UdpTable {
  public:
   explicit UdpTable(const UdpLimits& limits);
@@ -33,15 +35,17 @@ class UdpTable {
   UdpSession* FindByIndex(uint32_t index, uint32_t generation) { return slots_.Find(index, generation); }
 
   // Whom a new session of this client would have to replace; nullptr when there is room.
-  UdpSession* Victim(const IpAddr& client);
+  UdpSession* Victim(const IpAddr& client, bool preserved);
   // Whose time is up, or nullptr.
   UdpSession* Expired(uint64_t now_ms) const;
   uint64_t NextExpiry() const;
   UdpSession* Oldest() const;  // idle for the longest time; nullptr when none is open
+  // As Oldest, of those with a port of the gateway's own; nullptr also where many others come before it.
+  UdpSession* OldestMasqueraded() const;
 
   // A new open session, without a socket; nullptr only when too many closed
   // ones still wait for their last completion.
-  UdpSession* Open(const UdpKey& key, uint64_t now_ms);
+  UdpSession* Open(const UdpKey& key, bool preserved, uint64_t now_ms);
   // Notes traffic, which may change the session's class.
   void Touch(UdpSession& session, uint64_t now_ms);
   // Takes it out; it stays allocated until Free.
@@ -57,6 +61,8 @@ class UdpTable {
   }
 
  private:
+  template <typename Choose>
+  UdpSession* FirstToGo(Choose&& choose) const;
   DeadlineList& ListOf(const UdpSession& session);
   void LinkNewest(UdpSession& session);
   void Unlink(UdpSession& session);
@@ -66,6 +72,7 @@ class UdpTable {
   absl::flat_hash_map<UdpKey, UdpSession*> by_key_;
   absl::node_hash_map<IpAddr, UdpClient> clients_;
   DeadlineList one_way_, answered_, stream_;
+  uint32_t masqueraded_ = 0;
 };
 
 }  // namespace tpx::data

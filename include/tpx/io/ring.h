@@ -57,9 +57,9 @@ class Ring {
   // that leaves a poll armed which is about to complete.)
   void Cancel(uint64_t token, uint64_t report_token);
 
-  // Submits, then waits for a completion, at most this long. 0, or a negative
-  // errno with which the ring cannot be used any more.
-  int SubmitAndWait(uint64_t timeout_ns);
+  // Submits, then waits for so many completions, at most this long. 0, or a
+  // negative errno with which the ring cannot be used any more.
+  int SubmitAndWait(uint64_t timeout_ns, uint32_t completions = 1);
 
   // Requests that fit before a submission is forced.
   uint32_t SubmissionSpace() const { return io_uring_sq_space_left(&ring_); }

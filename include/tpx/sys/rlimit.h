@@ -16,4 +16,8 @@ uint64_t RaiseDescriptorLimit(uint64_t wanted);
 // thread that opens something stands still. To be called before there are threads.
 void ReserveDescriptorTable(uint64_t count);
 
+// How many ports this namespace gives to sockets that ask for any one
+// (net.ipv4.ip_local_port_range, which IPv6 uses too).
+uint32_t EphemeralPorts();
+
 }  // namespace tpx::sys

@@ -32,6 +32,10 @@ int OpenUdpUpstream(uint32_t mark);
 // the routers (the kernel learns no path's size for a source that is not local).
 int AllowFragments(int fd, bool allow);
 int ConnectUdp(int fd, const Endpoint& destination);
+// Takes a port of the gateway's own for all addresses; -EADDRINUSE when there is none left.
+int TakeUdpPort(int fd);
+// Gives up the port and the peer, though a request may still hold the socket.
+int ReleaseUdpPort(int fd);
 // Lets several sockets that have called this bind to one address and port.
 int ShareUdpAddress(int fd);
 // Binds to a port of an address that need not be local.

@@ -17,6 +17,7 @@ namespace tpx::data {
 namespace {
 
 constexpr uint32_t kBufferSize = 65'536;
+constexpr size_t kReceivers = 100;  // more than a sender has places
 
 class DatagramSenderTest : public testing::Test {
  protected:
@@ -76,7 +77,7 @@ class DatagramSenderTest : public testing::Test {
   SharedSlot slot_{&shared_};
   std::unique_ptr<io::Ring> ring_;
   std::unique_ptr<io::BufferRing> buffers_;
-  Receiver receivers_[3];
+  Receiver receivers_[kReceivers];
   UniqueFd sender_fd_;
   uint16_t next_buffer_ = 0;
   int failures_ = 0;
@@ -100,6 +101,15 @@ TEST_F(DatagramSenderTest, NothingLeavesBeforeItIsFlushed) {
   EXPECT_TRUE(Received(0).empty());
 }
 
+TEST_F(DatagramSenderTest, TellsHowManySendsThereWere) {
+  DatagramSender sender(*buffers_, slot_, on_failure_);
+  for (int i = 0; i < 10; ++i) Add(sender, 0, "same");
+  EXPECT_EQ(sender.Flush(), 1u);
+  for (const char* bytes : {"one", "four", "seven"}) Add(sender, 0, bytes);
+  EXPECT_EQ(sender.Flush(), 3u);
+  EXPECT_EQ(sender.Flush(), 0u);
+}
+
 TEST_F(DatagramSenderTest, AnEmptyDatagramIsADatagram) {
   DatagramSender sender(*buffers_, slot_, on_failure_);
   for (const char* bytes : {"", "", "x", ""}) Add(sender, 0, bytes);
@@ -114,11 +124,12 @@ TEST_F(DatagramSenderTest, KeepsBoundariesAndOrderOfRandomTraffic) {
   std::mt19937_64 random(seed);
   DatagramSender sender(*buffers_, slot_, on_failure_);
   for (int round = 0; round < 200; ++round) {
-    std::vector<std::string> expected[3];
+    std::vector<std::string> expected[kReceivers];
+    const size_t receivers = round % 2 == 0 ? 3 : kReceivers;
     const size_t count = random() % 100;
     const uint16_t usual = static_cast<uint16_t>(random() % 1400 + 1);
     for (size_t i = 0; i < count; ++i) {
-      const size_t receiver = random() % 3;
+      const size_t receiver = random() % receivers;
       const size_t pick = random() % 8;
       const uint16_t segment = pick == 0 ? static_cast<uint16_t>(random() % 1400 + 1) : pick < 3 ? usual : 0;
       size_t length = pick == 7 ? random() % 3000 : usual;
@@ -129,7 +140,7 @@ TEST_F(DatagramSenderTest, KeepsBoundariesAndOrderOfRandomTraffic) {
       for (std::string& part : Cut(bytes, segment)) expected[receiver].push_back(std::move(part));
     }
     sender.Flush();
-    for (size_t r = 0; r < 3; ++r) ASSERT_EQ(Received(r), expected[r]) << "round " << round;
+    for (size_t r = 0; r < receivers; ++r) ASSERT_EQ(Received(r), expected[r]) << "round " << round;
   }
   EXPECT_EQ(failures_, 0);
 }

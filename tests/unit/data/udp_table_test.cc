@@ -27,8 +27,8 @@ constexpr UdpLimits kLimits{
 
 TEST(UdpTable, FindsSessionsByTheirWholeKey) {
   UdpTable table(kLimits);
-  UdpSession* cone = table.Open(Key(1, 1000), 0);
-  UdpSession* pair = table.Open(Key(1, 1000, 53), 0);
+  UdpSession* cone = table.Open(Key(1, 1000), false, 0);
+  UdpSession* pair = table.Open(Key(1, 1000, 53), false, 0);
   EXPECT_EQ(table.Find(Key(1, 1000)), cone);
   EXPECT_EQ(table.Find(Key(1, 1000, 53)), pair);
   EXPECT_EQ(table.Find(Key(1, 1000, 54)), nullptr);
@@ -41,12 +41,33 @@ TEST(UdpTable, FindsSessionsByTheirWholeKey) {
   EXPECT_EQ(table.FindByIndex(pair->index, pair->generation), pair);
 }
 
+TEST(UdpTable, PortsOfItsOwnAreALimitByThemselves) {
+  UdpLimits limits = kLimits;
+  limits.sessions = 8;
+  limits.masqueraded = 2;
+  UdpTable table(limits);
+  const IpAddr newcomer = *IpAddr::Parse("192.0.2.9");
+  table.Open(Key(1, 1), true, 0);
+  UdpSession* older = table.Open(Key(2, 1), false, 1);
+  EXPECT_EQ(table.Victim(newcomer, false), nullptr);
+  UdpSession* younger = table.Open(Key(3, 1), false, 2);
+  EXPECT_EQ(table.Victim(newcomer, false), older) << "the oldest of all has no such port to give";
+  EXPECT_EQ(table.Victim(newcomer, true), nullptr);
+  End(table, older);
+  EXPECT_EQ(table.Victim(newcomer, false), nullptr);
+  for (UdpSession* s : {younger, table.Open(Key(4, 1), false, 3)}) {
+    s->down = 1;
+    table.Touch(*s, 4);
+  }
+  EXPECT_EQ(table.Victim(newcomer, false), younger) << "one that is answered, where the others are preserved";
+}
+
 TEST(UdpTable, AgesByClass) {
   UdpTable table(kLimits);
-  UdpSession* one_way = table.Open(Key(1, 1), 0);
-  UdpSession* dns = table.Open(Key(2, 2, 53), 0);
+  UdpSession* one_way = table.Open(Key(1, 1), false, 0);
+  UdpSession* dns = table.Open(Key(2, 2, 53), false, 0);
   dns->target = dns->key.destination;
-  UdpSession* stream = table.Open(Key(3, 3), 0);
+  UdpSession* stream = table.Open(Key(3, 3), false, 0);
   dns->up = dns->down = 1;
   table.Touch(*dns, 0);
   stream->up = 9, stream->down = 9;
@@ -68,31 +89,31 @@ TEST(UdpTable, AgesByClass) {
 
 TEST(UdpTable, AClientAtItsLimitReplacesItsOwnLeastRecentlyUsed) {
   UdpTable table(kLimits);
-  UdpSession* first = table.Open(Key(1, 1), 0);
-  EXPECT_EQ(table.Victim(*IpAddr::Parse("192.0.2.1")), nullptr);
-  UdpSession* second = table.Open(Key(1, 2), 0);
-  EXPECT_EQ(table.Victim(*IpAddr::Parse("192.0.2.1")), first);
+  UdpSession* first = table.Open(Key(1, 1), false, 0);
+  EXPECT_EQ(table.Victim(*IpAddr::Parse("192.0.2.1"), false), nullptr);
+  UdpSession* second = table.Open(Key(1, 2), false, 0);
+  EXPECT_EQ(table.Victim(*IpAddr::Parse("192.0.2.1"), false), first);
   table.Touch(*first, 1);
-  EXPECT_EQ(table.Victim(*IpAddr::Parse("192.0.2.1")), second);
-  EXPECT_EQ(table.Victim(*IpAddr::Parse("192.0.2.2")), nullptr) << "others have room";
+  EXPECT_EQ(table.Victim(*IpAddr::Parse("192.0.2.1"), false), second);
+  EXPECT_EQ(table.Victim(*IpAddr::Parse("192.0.2.2"), false), nullptr) << "others have room";
 }
 
 TEST(UdpTable, AFullTableGivesUpTheOldestUnansweredSessionFirst) {
   UdpTable table(kLimits);
-  UdpSession* answered = table.Open(Key(1, 1), 0);
+  UdpSession* answered = table.Open(Key(1, 1), false, 0);
   answered->up = answered->down = 5;
   table.Touch(*answered, 0);
-  UdpSession* oldest = table.Open(Key(2, 1), 10);
-  table.Open(Key(3, 1), 20);
-  table.Open(Key(4, 1), 30);
-  EXPECT_EQ(table.Victim(*IpAddr::Parse("192.0.2.9")), oldest);
+  UdpSession* oldest = table.Open(Key(2, 1), false, 10);
+  table.Open(Key(3, 1), false, 20);
+  table.Open(Key(4, 1), false, 30);
+  EXPECT_EQ(table.Victim(*IpAddr::Parse("192.0.2.9"), false), oldest);
   for (int client : {2, 3, 4}) End(table, table.Find(Key(client, 1)));
   for (int client : {5, 6, 7}) {
-    UdpSession* s = table.Open(Key(client, 1), 40);
+    UdpSession* s = table.Open(Key(client, 1), false, 40);
     s->up = s->down = 5;
     table.Touch(*s, 50);
   }
-  EXPECT_EQ(table.Victim(*IpAddr::Parse("192.0.2.9")), answered) << "where all are answered, the oldest";
+  EXPECT_EQ(table.Victim(*IpAddr::Parse("192.0.2.9"), false), answered) << "where all are answered, the oldest";
 }
 
 TEST(UdpTable, AFullTableLeavesAFewTheTimeToBeAnswered) {
@@ -102,16 +123,16 @@ TEST(UdpTable, AFullTableLeavesAFewTheTimeToBeAnswered) {
                   .answered_ms = 2000,
                   .stream_ms = 5000});
   for (uint16_t port = 1; port <= 28; ++port) {
-    UdpSession* s = table.Open(Key(1, port), port);
+    UdpSession* s = table.Open(Key(1, port), false, port);
     s->up = s->down = 5;
     table.Touch(*s, port);
   }
-  for (uint16_t port = 29; port <= 32; ++port) table.Open(Key(1, port), 100);
+  for (uint16_t port = 29; port <= 32; ++port) table.Open(Key(1, port), false, 100);
   const IpAddr newcomer = *IpAddr::Parse("192.0.2.9");
-  EXPECT_EQ(table.Victim(newcomer), table.Find(Key(1, 1))) << "an eighth waits for answers";
+  EXPECT_EQ(table.Victim(newcomer, false), table.Find(Key(1, 1))) << "an eighth waits for answers";
   End(table, table.Find(Key(1, 1)));
-  table.Open(Key(2, 1), 101);
-  EXPECT_EQ(table.Victim(newcomer), table.Find(Key(1, 29))) << "more than an eighth";
+  table.Open(Key(2, 1), false, 101);
+  EXPECT_EQ(table.Victim(newcomer, false), table.Find(Key(1, 29))) << "more than an eighth";
 }
 
 // Against a plain model, with closed sessions that linger.
@@ -131,11 +152,11 @@ TEST(UdpTable, KeepsItsBooksThroughRandomTraffic) {
     UdpSession* session = table.Find(key);
     ASSERT_EQ(session != nullptr, open.contains({client, port}));
     if (session == nullptr) {
-      if (UdpSession* victim = table.Victim(key.client.addr); victim != nullptr) {
+      if (UdpSession* victim = table.Victim(key.client.addr, false); victim != nullptr) {
         open.erase({victim->key.client.addr.raw.w[3] >> 24, victim->key.client.port});
         End(table, victim);
       }
-      session = table.Open(key, now);
+      session = table.Open(key, false, now);
       ASSERT_NE(session, nullptr);
       open.insert({client, port});
     }

@@ -26,6 +26,27 @@ struct tcp_sock {
   __u64 bytes_received;
 } KERNEL_LAYOUT;
 
+struct super_block {
+  __u32 s_dev;
+} KERNEL_LAYOUT;
+
+struct inode {
+  unsigned long i_ino;
+  struct super_block *i_sb;
+} KERNEL_LAYOUT;
+
+struct file {
+  struct inode *f_inode;
+} KERNEL_LAYOUT;
+
+struct mm_struct {
+  struct file *exe_file;
+} KERNEL_LAYOUT;
+
+struct task_struct {
+  struct mm_struct *mm; /* NULL in a kernel thread */
+} KERNEL_LAYOUT;
+
 /* The hop limit that a socket was told to send with, or -1. */
 static __always_inline int hop_limit_of(const struct tcp_sock *tcp, int is_v6) {
   const struct inet_sock *inet = &tcp->inet_conn.icsk_inet;
