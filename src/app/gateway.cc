@@ -198,7 +198,7 @@ absl::Status Gateway::Start() {
           " TCP and ", budget.udp_sessions * count, " UDP sessions");
   if (MasqueradedEach(count) < budget.udp_sessions)
     LogInfo("at most ", MasqueradedEach(count) * count,
-            " of the UDP sessions may be masqueraded, by net.ipv4.ip_local_port_range");
+            " of the UDP sessions of each family may be masqueraded, by net.ipv4.ip_local_port_range");
   return absl::OkStatus();
 }
 

@@ -61,7 +61,7 @@ bool UdpErrors::MayFragment(const UdpSession& session, const Endpoint& destinati
 void UdpErrors::AllowFragments(UdpSession& session, bool allow) {
   if (session.fragments == allow) return;
   session.fragments = allow;
-  sys::AllowFragments(session.upstream.get(), allow);
+  sys::AllowFragments(session.upstream.get(), session.is_v4(), allow);
 }
 
 uint32_t UdpErrors::TakeOf(UdpSession& session) {

@@ -55,10 +55,10 @@ UdpSession* UdpRelay::SessionFor(const UdpKey& key, uint64_t now_ms) {
 int UdpRelay::OpenUpstream(UdpSession& session) {
   // Where descriptors run out the session that was idle for longest gives its own.
   if (descriptors_.left() == 0) CloseOldestBut(session);
-  int fd = sys::OpenUdpUpstream(options_.own_mark);
+  int fd = sys::OpenUdpUpstream(session.is_v4(), options_.own_mark);
   if (fd < 0 && IsShortage(-fd)) {
     CloseOldestBut(session);
-    fd = sys::OpenUdpUpstream(options_.own_mark);
+    fd = sys::OpenUdpUpstream(session.is_v4(), options_.own_mark);
   }
   if (fd < 0) return fd;
   if (!descriptors_.Take(1)) {
@@ -84,14 +84,14 @@ int UdpRelay::BindUpstream(UdpSession& session) {
     return r;
   }
   // Others may have taken more ports than the limit leaves to them, and may be faster again.
-  int r = sys::TakeUdpPort(fd);
+  int r = sys::TakeUdpPort(fd, session.is_v4());
   for (int tries = 0; r == -EADDRINUSE && tries < kPortTries; ++tries) {
-    UdpSession* victim = table_.OldestMasqueraded();
+    UdpSession* victim = table_.OldestMasqueraded(session.is_v4());
     if (victim == nullptr || victim == &session) break;
     sys::ReleaseUdpPort(victim->upstream.get());
     slot_.Add(TPX_C_UDP_SESSIONS_REPLACED);
     Close(*victim);
-    r = sys::TakeUdpPort(fd);
+    r = sys::TakeUdpPort(fd, session.is_v4());
   }
   return r;
 }

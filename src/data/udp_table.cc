@@ -13,7 +13,7 @@ constexpr uint32_t kClosingSlack = 4096;
 // Up to this share of the sessions may wait for their first answer unmolested.
 constexpr uint32_t kOneWayShare = 8;
 
-constexpr uint32_t kPreservedPassedOver = 64;
+constexpr uint32_t kPassedOver = 1024;
 
 constexpr uint16_t kDnsPort = 53;
 // A resolver library asks for a few records at once from one port, and may ask twice.
@@ -45,7 +45,8 @@ UdpSession* UdpTable::Victim(const IpAddr& client, bool preserved) {
     return found->second.oldest;
   }
   if (by_key_.size() >= limits_.sessions) return Oldest();
-  return !preserved && masqueraded_ >= limits_.masqueraded ? OldestMasqueraded() : nullptr;
+  const bool v4 = client.is_v4();
+  return !preserved && masqueraded_[v4] >= limits_.masqueraded ? OldestMasqueraded(v4) : nullptr;
 }
 
 // Newcomers would replace each other before their answers come if it were always
@@ -64,11 +65,12 @@ UdpSession* UdpTable::Oldest() const {
   return FirstToGo([](const DeadlineList& list) { return list.Oldest(); });
 }
 
-UdpSession* UdpTable::OldestMasqueraded() const {
-  return FirstToGo([](const DeadlineList& list) {
+UdpSession* UdpTable::OldestMasqueraded(bool v4) const {
+  auto fits = [v4](const UdpSession& session) { return !session.preserved && session.is_v4() == v4; };
+  return FirstToGo([&](const DeadlineList& list) {
     DeadlineHook* hook = list.Oldest();
-    for (uint32_t n = 0; hook != nullptr && SessionOf(hook)->preserved; ++n) {
-      hook = n < kPreservedPassedOver ? list.After(*hook) : nullptr;
+    for (uint32_t n = 0; hook != nullptr && !fits(*SessionOf(hook)); ++n) {
+      hook = n < kPassedOver ? list.After(*hook) : nullptr;
     }
     return hook;
   });
@@ -96,7 +98,7 @@ UdpSession* UdpTable::Open(const UdpKey& key, bool preserved, uint64_t now_ms) {
   session->phase = UdpSession::Phase::kOpen;
   session->key = key;
   session->preserved = preserved;
-  masqueraded_ += !preserved;
+  masqueraded_[key.client.addr.is_v4()] += !preserved;
   by_key_.emplace(key, session);
   session->owner = &clients_[key.client.addr];
   ++session->owner->sessions;
@@ -119,7 +121,7 @@ void UdpTable::Touch(UdpSession& session, uint64_t now_ms) {
 
 void UdpTable::Close(UdpSession& session) {
   by_key_.erase(session.key);
-  masqueraded_ -= !session.preserved;
+  masqueraded_[session.key.client.addr.is_v4()] -= !session.preserved;
   DeadlineList::Remove(session);
   Unlink(session);
   if (--session.owner->sessions == 0) clients_.erase(session.key.client.addr);

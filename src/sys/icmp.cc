@@ -197,7 +197,7 @@ int IcmpSender::Send(const IcmpError& error) {
 
 IpAddr SourceTowards(const IpAddr& to) {
   constexpr uint16_t kAnyPort = 9;
-  const UniqueFd fd(OpenUdpUpstream(0));
+  const UniqueFd fd(OpenUdpUpstream(to.is_v4(), 0));
   if (!fd || ConnectUdp(fd.get(), {.addr = to, .port = kAnyPort}) < 0) return {};
   sockaddr_storage own{};
   socklen_t length = sizeof(own);

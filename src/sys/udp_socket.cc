@@ -27,6 +27,8 @@ constexpr int IPV6_RECVFRAGSIZE = 77;
 constexpr int IP_RECVFRAGSIZE = 25;
 #endif
 
+const IpAddr kAnyV4{.raw = {{0, 0, htonl(0xffff), 0}}};
+
 struct Option {
   int level, name;
 };
@@ -38,26 +40,28 @@ int SetAll(int fd, std::span<const Option> options) {
   return 0;
 }
 
-// IPv4 datagrams on an AF_INET6 socket obey the options of SOL_IP.
-constexpr Option kArrival[] = {
-    {SOL_IP, IP_RECVTOS},      {SOL_IPV6, IPV6_RECVTCLASS},
-    {SOL_IP, IP_RECVTTL},      {SOL_IPV6, IPV6_RECVHOPLIMIT},
-    {SOL_IP, IP_RECVFRAGSIZE}, {SOL_IPV6, IPV6_RECVFRAGSIZE},
-    {SOL_UDP, UDP_GRO},
-};
+constexpr Option kArrivalV4[] = {
+    {SOL_IP, IP_RECVTOS}, {SOL_IP, IP_RECVTTL}, {SOL_IP, IP_RECVFRAGSIZE}, {SOL_UDP, UDP_GRO}};
+constexpr Option kArrivalV6[] = {{SOL_IPV6, IPV6_RECVTCLASS},
+                                 {SOL_IPV6, IPV6_RECVHOPLIMIT},
+                                 {SOL_IPV6, IPV6_RECVFRAGSIZE},
+                                 {SOL_UDP, UDP_GRO}};
 constexpr Option kDestination[] = {{SOL_IP, IP_RECVORIGDSTADDR}, {SOL_IPV6, IPV6_ORIGDSTADDR}};
-constexpr Option kErrors[] = {{SOL_IP, IP_RECVERR}, {SOL_IPV6, IPV6_RECVERR}};
 
-int Open(uint32_t mark, UniqueFd& out) {
-  out.Reset(socket(AF_INET6, SOCK_DGRAM | SOCK_NONBLOCK | SOCK_CLOEXEC, IPPROTO_UDP));
+// With an error queue.
+int Open(bool v4, uint32_t mark, UniqueFd& out) {
+  out.Reset(socket(v4 ? AF_INET : AF_INET6, SOCK_DGRAM | SOCK_NONBLOCK | SOCK_CLOEXEC, IPPROTO_UDP));
   if (!out) return -errno;
   if (int r = SetMark(out.get(), mark); r < 0) return r;
-  return SetInt(out.get(), SOL_IPV6, IPV6_V6ONLY, 0);
+  if (v4) return SetInt(out.get(), SOL_IP, IP_RECVERR, 1);
+  // The port of IPv4 is that of another socket.
+  if (int r = SetInt(out.get(), SOL_IPV6, IPV6_V6ONLY, 1); r < 0) return r;
+  return SetInt(out.get(), SOL_IPV6, IPV6_RECVERR, 1);
 }
 
 int Bind(int fd, const Endpoint& at) {
   sockaddr_storage address{};
-  const socklen_t length = at.ToSockaddr6(address);
+  const socklen_t length = at.ToNativeSockaddr(address);
   return bind(fd, reinterpret_cast<const sockaddr*>(&address), length) == 0 ? 0 : -errno;
 }
 
@@ -71,8 +75,12 @@ int SetListenerOptions(int fd, uint32_t mark) {
   // All clients share it: room for the bursts of one turn of the loop.
   constexpr int kReceiveBuffer = 8 << 20;
   if (int r = SetInt(fd, SOL_SOCKET, SO_RCVBUFFORCE, kReceiveBuffer); r < 0) return r;
-  if (int r = SetAll(fd, kDestination); r < 0) return r;
-  return SetAll(fd, kArrival);
+  // IPv4 datagrams on an AF_INET6 socket obey the options of SOL_IP.
+  for (std::span<const Option> options :
+       {std::span<const Option>(kDestination), {kArrivalV4}, {kArrivalV6}}) {
+    if (int r = SetAll(fd, options); r < 0) return r;
+  }
+  return 0;
 }
 
 size_t PayloadOf(const cmsghdr& message) {
@@ -169,27 +177,26 @@ absl::StatusOr<UniqueFd> TransparentUdpListener(uint16_t port, uint32_t mark) {
   return fd;
 }
 
-int OpenUdpUpstream(uint32_t mark) {
+int OpenUdpUpstream(bool v4, uint32_t mark) {
   UniqueFd fd;
-  if (int r = Open(mark, fd); r < 0) return r;
-  if (int r = AllowFragments(fd.get(), false); r < 0) return r;
-  if (int r = SetAll(fd.get(), kErrors); r < 0) return r;
-  if (int r = SetAll(fd.get(), kArrival); r < 0) return r;
+  if (int r = Open(v4, mark, fd); r < 0) return r;
+  if (int r = AllowFragments(fd.get(), v4, false); r < 0) return r;
+  if (int r = v4 ? SetAll(fd.get(), kArrivalV4) : SetAll(fd.get(), kArrivalV6); r < 0) return r;
   return fd.Release();
 }
 
-int AllowFragments(int fd, bool allow) {
-  if (int r = SetInt(fd, SOL_IP, IP_MTU_DISCOVER, allow ? IP_PMTUDISC_DONT : IP_PMTUDISC_DO); r < 0) return r;
+int AllowFragments(int fd, bool v4, bool allow) {
+  if (v4) return SetInt(fd, SOL_IP, IP_MTU_DISCOVER, allow ? IP_PMTUDISC_DONT : IP_PMTUDISC_DO);
   return SetInt(fd, SOL_IPV6, IPV6_MTU_DISCOVER, allow ? IPV6_PMTUDISC_WANT : IPV6_PMTUDISC_DO);
 }
 
 int ConnectUdp(int fd, const Endpoint& destination) {
   sockaddr_storage address{};
-  const socklen_t length = destination.ToSockaddr6(address);
+  const socklen_t length = destination.ToNativeSockaddr(address);
   return connect(fd, reinterpret_cast<const sockaddr*>(&address), length) == 0 ? 0 : -errno;
 }
 
-int TakeUdpPort(int fd) { return Bind(fd, {}); }
+int TakeUdpPort(int fd, bool v4) { return Bind(fd, {.addr = v4 ? kAnyV4 : IpAddr{}, .port = 0}); }
 
 int ReleaseUdpPort(int fd) {
   const sockaddr nobody{.sa_family = AF_UNSPEC, .sa_data = {}};
@@ -199,17 +206,19 @@ int ReleaseUdpPort(int fd) {
 int ShareUdpAddress(int fd) { return SetInt(fd, SOL_SOCKET, SO_REUSEADDR, 1); }
 
 int BindUdpTransparent(int fd, const Endpoint& source) {
-  if (int r = SetTransparent(fd); r < 0) return r;
+  const int r =
+      source.addr.is_v4() ? SetInt(fd, SOL_IP, IP_TRANSPARENT, 1) : SetInt(fd, SOL_IPV6, kIpv6Transparent, 1);
+  if (r < 0) return r;
   return Bind(fd, source);
 }
 
 int OpenUdpReplier(const Endpoint& source, uint32_t mark) {
+  const bool v4 = source.addr.is_v4();
   UniqueFd fd;
-  if (int r = Open(mark, fd); r < 0) return r;
+  if (int r = Open(v4, mark, fd); r < 0) return r;
   // Each worker has one for the same source.
   if (int r = ShareUdpAddress(fd.get()); r < 0) return r;
-  if (int r = AllowFragments(fd.get(), true); r < 0) return r;
-  if (int r = SetAll(fd.get(), kErrors); r < 0) return r;
+  if (int r = AllowFragments(fd.get(), v4, true); r < 0) return r;
   if (int r = BindUdpTransparent(fd.get(), source); r < 0) return r;
   return fd.Release();
 }
@@ -238,7 +247,7 @@ int SendUdp(int fd, std::span<const iovec> bytes, const UdpDeparture& departure)
   message.msg_iovlen = bytes.size();
   if (!departure.connected) {
     message.msg_name = &address;
-    message.msg_namelen = departure.destination.ToSockaddr6(address);
+    message.msg_namelen = departure.destination.ToNativeSockaddr(address);
   }
   SendControl control;
   control.AddTrafficClass(departure);

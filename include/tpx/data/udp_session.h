@@ -64,6 +64,8 @@ struct UdpSession : DeadlineHook {
   bool fragments : 1 = false;  // the kernel may fragment what it sends
 
   bool is_free() const { return phase == Phase::kFree; }
+  // The family of the upstream socket.
+  bool is_v4() const { return (key.is_pair() ? target.addr : key.client.addr).is_v4(); }
 };
 
 static_assert(sizeof(UdpSession) <= 256);

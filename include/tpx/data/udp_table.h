@@ -13,7 +13,7 @@ namespace tpx::data {
 struct UdpLimits {
   uint32_t sessions = 0;
   uint32_t sessions_per_client = 0;   // per address
-  uint32_t masqueraded = UINT32_MAX;  // with a port of the gateway's own each
+  uint32_t masqueraded = UINT32_MAX;  // of each family; with a port of the gateway's own each
   uint32_t one_way_ms = 0;            // nothing has come back
   uint32_t answered_ms = 0;           // DNS: as many answers as queries, a few
   uint32_t stream_ms = 0;             // everything else
@@ -40,8 +40,9 @@ class UdpTable {
   UdpSession* Expired(uint64_t now_ms) const;
   uint64_t NextExpiry() const;
   UdpSession* Oldest() const;  // idle for the longest time; nullptr when none is open
-  // As Oldest, of those with a port of the gateway's own; nullptr also where many others come before it.
-  UdpSession* OldestMasqueraded() const;
+  // As Oldest, of those of a family with a port of the gateway's own; nullptr also where many others come
+  // before it.
+  UdpSession* OldestMasqueraded(bool v4) const;
 
   // A new open session, without a socket; nullptr only when too many closed
   // ones still wait for their last completion.
@@ -72,7 +73,7 @@ class UdpTable {
   absl::flat_hash_map<UdpKey, UdpSession*> by_key_;
   absl::node_hash_map<IpAddr, UdpClient> clients_;
   DeadlineList one_way_, answered_, stream_;
-  uint32_t masqueraded_ = 0;
+  uint32_t masqueraded_[2] = {};  // clients of IPv6, of IPv4
 };
 
 }  // namespace tpx::data

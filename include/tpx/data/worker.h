@@ -19,7 +19,7 @@ struct WorkerOptions {
   uint32_t max_pipes = 64;
   uint32_t max_udp_sessions = 0;  // at least 1
   uint32_t max_udp_sessions_per_client = 0;
-  uint32_t max_udp_masqueraded = UINT32_MAX;  // these have a port of the gateway's own each
+  uint32_t max_udp_masqueraded = UINT32_MAX;  // of each family; these have a port of the gateway's own each
   uint32_t max_udp_reply_sockets = 0;
   // For the sessions of both kinds together: two each for TCP, one for UDP.
   uint32_t max_descriptors = 0;

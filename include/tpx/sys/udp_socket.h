@@ -24,16 +24,16 @@ absl::StatusOr<UniqueFd> TransparentUdpListener(uint16_t port, uint32_t mark);
 
 // What follows is for the data path: 0 or a positive result, or a negative errno.
 
-// A socket towards servers; the caller owns it. Errors that ICMP reports wait
+// A socket of one family towards servers; the caller owns it. Errors that ICMP reports wait
 // in its error queue. Its datagrams carry the don't-fragment bit, and one that
 // is too large for the path fails with -EMSGSIZE.
-int OpenUdpUpstream(uint32_t mark);
+int OpenUdpUpstream(bool v4, uint32_t mark);
 // Lets the kernel fragment what is too large for the path, or not; of IPv4 also
 // the routers (the kernel learns no path's size for a source that is not local).
-int AllowFragments(int fd, bool allow);
+int AllowFragments(int fd, bool v4, bool allow);
 int ConnectUdp(int fd, const Endpoint& destination);
 // Takes a port of the gateway's own for all addresses; -EADDRINUSE when there is none left.
-int TakeUdpPort(int fd);
+int TakeUdpPort(int fd, bool v4);
 // Gives up the port and the peer, though a request may still hold the socket.
 int ReleaseUdpPort(int fd);
 // Lets several sockets that have called this bind to one address and port.
@@ -41,7 +41,7 @@ int ShareUdpAddress(int fd);
 // Binds to a port of an address that need not be local.
 int BindUdpTransparent(int fd, const Endpoint& source);
 
-// A socket that sends from `source`, which need not be local; the caller owns it.
+// A socket, of its family, that sends from `source`, which need not be local; the caller owns it.
 // What is too large for the way is fragmented.
 int OpenUdpReplier(const Endpoint& source, uint32_t mark);
 

@@ -29,7 +29,7 @@ class DatagramSenderTest : public testing::Test {
     ASSERT_TRUE(buffers.ok()) << buffers.status();
     buffers_ = *std::move(buffers);
     for (Receiver& r : receivers_) r = MakeReceiver();
-    sender_fd_.Reset(sys::OpenUdpUpstream(0));
+    sender_fd_.Reset(sys::OpenUdpUpstream(true, 0));
     ASSERT_TRUE(sender_fd_);
   }
 

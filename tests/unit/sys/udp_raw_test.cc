@@ -66,8 +66,8 @@ void PrintTo(const Family& family, std::ostream* out) { *out << family.loopback;
 class RawReplierTest : public testing::TestWithParam<Family> {
  protected:
   void SetUp() override {
-    receiver_.Reset(OpenUdpUpstream(kNoMark));
     const Endpoint any = At(GetParam().loopback, 0);
+    receiver_.Reset(OpenUdpUpstream(any.addr.is_v4(), kNoMark));
     ASSERT_EQ(BindUdpTransparent(receiver_.get(), any), 0) << "needs root";
     sockaddr_storage own{};
     socklen_t length = sizeof(own);
@@ -125,7 +125,7 @@ TEST_P(RawReplierTest, KeepsNothingThatIsSentToItsAddress) {
   std::atomic<bool> stop = false;
   std::atomic<uint64_t> sent = 0;
   std::thread flood([this, &stop, &sent] {
-    const UniqueFd from(OpenUdpUpstream(kNoMark));
+    const UniqueFd from(OpenUdpUpstream(at_.addr.is_v4(), kNoMark));
     const iovec bytes{.iov_base = nullptr, .iov_len = 0};
     while (!stop) sent += SendUdp(from.get(), {&bytes, 1}, {.destination = at_}) == 0;
   });
