@@ -183,6 +183,14 @@ static __always_inline int judge_known(struct attempt *a, int fate) {
   return fate && effect_of(fate) == TPX_EFFECT_PASS ? TPX_R_LO_DIRECT : 0;
 }
 
+/* An AF_INET6 socket that is connected to a mapped address comes to sendmsg4 with each datagram, unlike all
+ * others: connect() has decided. */
+static __always_inline int is_connected_to(const struct bpf_sock *sk, enum ctx_family family,
+                                           const struct tpx_flow *flow) {
+  return family == CTX_V4 && sk->state == BPF_TCP_ESTABLISHED && sk->dst_ip4 == flow->dst.w[3] &&
+         sk->dst_port == flow->dport;
+}
+
 /* Of datagrams on sockets that are not connected. The mark was read when this runs (udp_sendmsg), the
  * source address was not. */
 static __always_inline int on_sendmsg(struct bpf_sock_addr *ctx, enum ctx_family family) {
@@ -194,6 +202,7 @@ static __always_inline int on_sendmsg(struct bpf_sock_addr *ctx, enum ctx_family
 
   if (!sk || !is_of_this_netns(bpf_get_netns_cookie(ctx))) return ALLOW;
   describe(ctx, sk, family, &a);
+  if (is_connected_to(sk, family, &a.flow)) return ALLOW;
   a.steerable = a.steerable && !ctx_has_source(ctx, family);
   reason = reason_before_rules(sk, &a.flow.dst);
   peer = peer_of(&a);

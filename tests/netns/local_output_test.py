@@ -26,7 +26,7 @@ class Captured(LocalCase):
 
 
     def test_mapped_addresses_of_dual_stack_sockets(self):
-        self.run_rules(product.rule(match=ANY))
+        self.run_rules(product.rule(match=ANY, on_proxy_down="closed"))
         for kind in ("tcp", "connected", "datagram"):
             with self.subTest(kind=kind):
                 said = self.ask(kind, harness.V4, address="::ffff:198.51.100.2")

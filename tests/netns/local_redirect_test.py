@@ -36,6 +36,17 @@ class Redirected(LocalCase):
         self.assertEqual(sum(count for *_, count in datagrams.ask("stats")["senders"]), 4)
         self.assertEqual(self.tpx.reasons()["lo_redirect"], 6)
 
+    def test_the_name_on_a_dual_stack_socket(self):
+        self.lab.serve(9000, self.lab.gateway)
+        datagrams = harness.Peer(self.lab.gateway, 9000, script="udp_peer.py")
+        self.addCleanup(datagrams.close)
+        datagrams.read()
+        self.run_rules(*redirects(9000)[:1])
+        for kind in ("tcp", "connected", "datagram"):
+            with self.subTest(kind=kind):
+                said = self.ask(kind, harness.V4, address=f"::ffff:{harness.V4.server}")
+                self.assertEqual(said.get("peer", [None])[0], f"::ffff:{harness.V4.server}", said)
+
     def test_a_target_of_the_other_family_cannot_be_had(self):
         self.run_rules(*[product.rule({"redirect": target}, name, {**ANY, "dst": family.server_net},
                                       on_proxy_down=mode)
