@@ -72,9 +72,8 @@ void DatagramSender::FlushSocket(int fd) {
   }
 }
 
-uint32_t DatagramSender::Flush() {
+void DatagramSender::Flush() {
   while (open_ != 0) Send(trains_[static_cast<size_t>(std::countr_zero(open_))]);
-  return std::exchange(sent_, 0);
 }
 
 void DatagramSender::Send(Train& train) {

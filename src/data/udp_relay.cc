@@ -34,6 +34,7 @@ constexpr msghdr kShape = [] {
 constexpr uint32_t kTurnTimeouts = 256;
 constexpr uint32_t kReplyIdleMs = 60'000;
 constexpr uint8_t kLastHop = 1;
+constexpr int kFlowsThatWait = 8;
 constexpr uint64_t kBusyMs = 1000;  // without traffic for so long, nobody waits for its sessions
 
 constexpr tpx_listener kKinds[] = {TPX_LISTENER_UDP_MASQUERADE, TPX_LISTENER_UDP_PRESERVE,
@@ -227,7 +228,7 @@ void UdpRelay::FromClient(Received& received, tpx_listener kind, uint64_t now_ms
   outgoing.fd = session->upstream.get();
   outgoing.how.connected = key.is_pair();
   outgoing.how.destination = key.is_pair() ? session->target : arrival.destination;
-  sender_.Add(outgoing);
+  Send(outgoing);
 }
 
 void UdpRelay::FromServer(Received& received, UdpSession& session, uint64_t now_ms) {
@@ -261,7 +262,7 @@ void UdpRelay::FromServer(Received& received, UdpSession& session, uint64_t now_
     outgoing.how.raw_source = source;
     outgoing.trains = false;
   }
-  sender_.Add(outgoing);
+  Send(outgoing);
 }
 
 // Whether the session may go on: not where the policy has ended all its flows, of
@@ -276,6 +277,12 @@ bool UdpRelay::Confirm(UdpSession& session, const Endpoint& server) {
   if (!serves) return false;
   session.confirmed = ended;
   return true;
+}
+
+// Of many flows hardly any makes a train; then the first need not wait for the last.
+void UdpRelay::Send(const Outgoing& outgoing) {
+  sender_.Add(outgoing);
+  if (!gathering_.on() && sender_.open() >= kFlowsThatWait) sender_.Flush();
 }
 
 // What both directions have in common.
@@ -295,7 +302,8 @@ Outgoing UdpRelay::Onward(const Received& received, UdpSession& session, uint64_
 }
 
 void UdpRelay::EndTurn(uint64_t now_ms) {
-  const uint32_t sent = sender_.Flush();
+  sender_.Flush();
+  const uint32_t sent = sender_.TakeSent();
   if (sent > 0) slot_.Add(TPX_C_UDP_SENDS, sent);
   gathering_.OnTurn(std::exchange(received_, 0), sent, now_ms);
   CloseGone();

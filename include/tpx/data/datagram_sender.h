@@ -4,8 +4,10 @@
 #include <sys/uio.h>
 
 #include <array>
+#include <bit>
 #include <cstdint>
 #include <functional>
+#include <utility>
 
 #include "tpx/data/shared_slot.h"
 #include "tpx/io/buffer_ring.h"
@@ -48,8 +50,10 @@ class DatagramSender {
 
   void Add(const Outgoing& outgoing);
   void FlushSocket(int fd);
-  // Returns how many trains and single datagrams were sent since the last time.
-  uint32_t Flush();
+  void Flush();
+  int open() const { return std::popcount(open_); }  // flows that wait
+  // How many trains and single datagrams were sent since the last time.
+  uint32_t TakeSent() { return std::exchange(sent_, 0); }
 
  private:
   static constexpr uint32_t kPlaces = 64;

@@ -68,6 +68,7 @@ class UdpRelay {
   void FromClient(Received& received, tpx_listener kind, uint64_t now_ms);
   void FromServer(Received& received, UdpSession& session, uint64_t now_ms);
   bool Confirm(UdpSession& session, const Endpoint& server);
+  void Send(const Outgoing& outgoing);
   Outgoing Onward(const Received& received, UdpSession& session, uint64_t now_ms);
   bool Refused(const Received& received);
   UdpSession* SessionFor(const UdpKey& key, uint64_t now_ms);

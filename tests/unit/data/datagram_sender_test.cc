@@ -104,10 +104,14 @@ TEST_F(DatagramSenderTest, NothingLeavesBeforeItIsFlushed) {
 TEST_F(DatagramSenderTest, TellsHowManySendsThereWere) {
   DatagramSender sender(*buffers_, slot_, on_failure_);
   for (int i = 0; i < 10; ++i) Add(sender, 0, "same");
-  EXPECT_EQ(sender.Flush(), 1u);
+  EXPECT_EQ(sender.open(), 1);
+  sender.Flush();
+  EXPECT_EQ(sender.open(), 0);
+  EXPECT_EQ(sender.TakeSent(), 1u);
   for (const char* bytes : {"one", "four", "seven"}) Add(sender, 0, bytes);
-  EXPECT_EQ(sender.Flush(), 3u);
-  EXPECT_EQ(sender.Flush(), 0u);
+  sender.Flush();
+  EXPECT_EQ(sender.TakeSent(), 3u);
+  EXPECT_EQ(sender.TakeSent(), 0u);
 }
 
 TEST_F(DatagramSenderTest, AnEmptyDatagramIsADatagram) {
