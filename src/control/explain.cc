@@ -97,6 +97,7 @@ absl::Status CountWorkers(const std::string& live_pins, Explanation& explanation
   const uint64_t now_ns =
       static_cast<uint64_t>(now.tv_sec) * 1'000'000'000 + static_cast<uint64_t>(now.tv_nsec);
   explanation.workers = std::min<uint32_t>(Load(control[0].n_workers), TPX_MAX_WORKERS);
+  explanation.listen_port = Load(control[0].listen_port);
   for (uint32_t id = 0; id < explanation.workers; ++id) {
     const uint32_t state = Load(workers[id].state);
     if (state == TPX_WORKER_ABSENT || Load(workers[id].deadline_ns) < now_ns) continue;
@@ -127,7 +128,8 @@ absl::StatusOr<std::optional<ExplainedRule>> ReadRule(const std::string& pins, c
     const auto counter = counters.find(rule.name);
     if (counter == counters.end()) continue;
     TPX_ASSIGN_OR_RETURN(const bool counted, WasCounted(hits, counter->second));
-    if (counted) return ExplainedRule{.name = rule.name, .action = rule.action, .line = rule.line};
+    if (counted)
+      return ExplainedRule{.name = rule.name, .action = rule.action, .line = rule.line, .limit = rule.limit};
   }
   return std::nullopt;
 }
@@ -190,6 +192,18 @@ absl::Status RunLocal(const Trial& trial, const TrialFlow& flow, const RuleCount
   return absl::OkStatus();
 }
 
+// What other packets, or another program, may have to say.
+void NoteLimits(const TrialFlow& flow, Explanation& explanation) {
+  if (explanation.rule && explanation.rule->limit.per_second != 0)
+    explanation.notes.push_back(
+        StrCat("rule ", Quote(explanation.rule->name), " takes ", explanation.rule->limit.per_second,
+               " new flows a second from one source: more are dropped (rate_limited)"));
+  const uint32_t port = explanation.listen_port;
+  if (explanation.reason == TPX_R_OWN_ADDRESS && port != 0 && flow.dst.port == port)
+    explanation.notes.push_back(
+        StrCat("port ", port, " is the proxy's own: sk_lookup refuses it (lk_listener_dialled)"));
+}
+
 absl::Status Run(const Trial& trial, const TrialFlow& flow, int ifindex, const RuleCounters& counters,
                  const policy::Config& config, Explanation& explanation) {
   if (flow.owner) return RunLocal(trial, flow, counters, config, explanation);
@@ -201,6 +215,7 @@ absl::Status Run(const Trial& trial, const TrialFlow& flow, int ifindex, const R
   if (explanation.reason == TPX_R_RULE_PROXY) {
     TPX_ASSIGN_OR_RETURN(explanation.steered, ReadVerdict(trial.pins(), KeyOf(flow)));
   }
+  NoteLimits(flow, explanation);
   return absl::OkStatus();
 }
 

@@ -141,6 +141,17 @@ class Explain(product.TestCase):
         answer = self.explain("tcp", "192.0.2.2:1", "203.0.113.5:80", "--mark", "1")
         self.assertEqual(answer["reason"]["name"], "rule_drop")
 
+    def test_notes_of_a_limit_and_of_the_proxys_own_port(self):
+        self.tpx.start(product.config([product.rule(limit={"rate": 7})]))
+        port = next(int(line.split()[3].rsplit(":", 1)[1]) for line in
+                    self.lab.gateway.run("ss", "-Hltnp").stdout.splitlines() if "tpx-bpf" in line)
+        for family in harness.FAMILIES:
+            for address, dport, words in ((family.server, 80, "takes 7 new flows a second"),
+                                          (family.lan, port, "lk_listener_dialled")):
+                notes = self.explain("tcp", end(family.client, 40_000), end(address, dport))["notes"]
+                self.assertEqual([words in note for note in notes], [False, True], notes)
+            self.assertEqual(len(self.explain("tcp", end(family.client, 40_000), end(family.lan, port ^ 1))["notes"]), 1)
+
     def test_I10_other_protocols(self):
         self.tpx.start(product.config())
         for family in harness.FAMILIES:

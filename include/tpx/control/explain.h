@@ -38,6 +38,7 @@ struct ExplainedRule {
   std::string name;
   tpx_action action = TPX_ACTION_BYPASS;
   int line = 0;  // in the file; 0 for the implicit ones
+  policy::RateLimit limit;
 };
 
 struct Explanation {
@@ -47,6 +48,7 @@ struct Explanation {
   uint32_t generation = 0;             // of the policy; 0 where a candidate was asked
   std::string device;                  // that it came in by
   uint32_t workers = 0;                // of the proxy that ran last
+  uint32_t listen_port = 0;            // same
   uint32_t alive = 0, serving = 0;     // of those; who serves takes new flows
   std::vector<std::string> notes;      // what else to tell the user, in words
 };
