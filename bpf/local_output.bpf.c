@@ -183,7 +183,7 @@ static __always_inline int judge_known(struct attempt *a, int fate) {
   return fate && effect_of(fate) == TPX_EFFECT_PASS ? TPX_R_LO_DIRECT : 0;
 }
 
-/* An AF_INET6 socket that is connected to a mapped address comes to sendmsg4 with each datagram, unlike all
+/* An IPv6 socket that is connected to a mapped address comes to sendmsg4 with each datagram, unlike all
  * others: connect() has decided. */
 static __always_inline int is_connected_to(const struct bpf_sock *sk, enum ctx_family family,
                                            const struct tpx_flow *flow) {
