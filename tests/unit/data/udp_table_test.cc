@@ -113,7 +113,8 @@ TEST(UdpTable, AFullTableGivesUpTheOldestUnansweredSessionFirst) {
     s->up = s->down = 5;
     table.Touch(*s, 50);
   }
-  EXPECT_EQ(table.Victim(*IpAddr::Parse("192.0.2.9"), false), answered) << "where all are answered, the oldest";
+  EXPECT_EQ(table.Victim(*IpAddr::Parse("192.0.2.9"), false), answered)
+      << "where all are answered, the oldest";
 }
 
 TEST(UdpTable, AFullTableLeavesAFewTheTimeToBeAnswered) {
