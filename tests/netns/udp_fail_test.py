@@ -232,9 +232,11 @@ class Draining(FailCase):
                 for n in range(5):
                     for family, sock in flows.items():
                         self.assertEqual(self.seen(sock), before[family], "a known flow goes on")
-                    # One family at a time: it ends when it has been idle for a second.
+                    # One family at a time: it ends when it has been idle for a second, which a sanitized explain takes.
                     asked = harness.FAMILIES[n % 2]
-                    self.assert_explained(product.WHILE_DOWN[mode], (asked.client, 50000), (asked.server, PORT), "udp")
+                    if not self.tpx.sanitized():
+                        self.assert_explained(product.WHILE_DOWN[mode], (asked.client, 50000), (asked.server, PORT),
+                                              "udp")
                     for family, sock in self.both().items():
                         seen = self.seen_quietly(sock, 0.3)
                         self.assertEqual(seen[0] if isinstance(seen, tuple) else seen, self.expected(mode, family))
