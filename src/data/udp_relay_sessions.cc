@@ -13,7 +13,7 @@
 namespace tpx::data {
 namespace {
 
-constexpr int kPortTries = 4;
+constexpr int kMostVictims = 4;
 
 }  // namespace
 
@@ -33,10 +33,7 @@ UdpSession* UdpRelay::SessionFor(const UdpKey& key, uint64_t now_ms) {
   const bool redirected = verdict.has_value() && verdict->action == TPX_ACTION_REDIRECT;
   const bool preserved = verdict.has_value() ? !redirected && verdict->source == TPX_SOURCE_PRESERVE
                                              : key.listener == TPX_LISTENER_UDP_PRESERVE;
-  if (UdpSession* victim = table_.Victim(key.client.addr, preserved); victim != nullptr) {
-    slot_.Add(TPX_C_UDP_SESSIONS_REPLACED);
-    Close(*victim);
-  }
+  if (UdpSession* victim = table_.Victim(key.client.addr, preserved); victim != nullptr) Replace(*victim);
   UdpSession* session = table_.Open(key, preserved, now_ms);
   if (session == nullptr) return nullptr;
   session->target = redirected ? TargetOf(*verdict) : key.destination;
@@ -85,12 +82,11 @@ int UdpRelay::BindUpstream(UdpSession& session) {
   }
   // Others may have taken more ports than the limit leaves to them, and may be faster again.
   int r = sys::TakeUdpPort(fd, session.is_v4());
-  for (int tries = 0; r == -EADDRINUSE && tries < kPortTries; ++tries) {
+  for (int tries = 0; r == -EADDRINUSE && tries < kMostVictims; ++tries) {
     UdpSession* victim = table_.OldestMasqueraded(session.is_v4());
     if (victim == nullptr || victim == &session) break;
     sys::ReleaseUdpPort(victim->upstream.get());
-    slot_.Add(TPX_C_UDP_SESSIONS_REPLACED);
-    Close(*victim);
+    Replace(*victim);
     r = sys::TakeUdpPort(fd, session.is_v4());
   }
   return r;
@@ -98,9 +94,12 @@ int UdpRelay::BindUpstream(UdpSession& session) {
 
 void UdpRelay::CloseOldestBut(const UdpSession& session) {
   UdpSession* oldest = table_.Oldest();
-  if (oldest == nullptr || oldest == &session) return;
+  if (oldest != nullptr && oldest != &session) Replace(*oldest);
+}
+
+void UdpRelay::Replace(UdpSession& session) {
   slot_.Add(TPX_C_UDP_SESSIONS_REPLACED);
-  Close(*oldest);
+  Close(session);
 }
 
 void UdpRelay::Close(UdpSession& session) {

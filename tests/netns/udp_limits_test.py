@@ -11,7 +11,7 @@ from udp_lab import CROWD_NETS, OTHER_PORT, PORT
 SESSION_BYTES = 1024
 V4_CLIENTS, V6_CLIENTS, PORTS_EACH = 250, 4750, 3
 # TPX_TEST_SCALE=14 makes 200,000 sessions, where the descriptor limit allows it and source is preserve
-IDLE_S = int(30 * max(0.5, harness.SCALE))
+IDLE_S = int(40 * max(0.4, harness.SCALE))
 CROWD_CLIENTS = {harness.V4: min(V4_CLIENTS, harness.scaled(V4_CLIENTS)), harness.V6: harness.scaled(V6_CLIENTS)}
 
 

@@ -75,6 +75,7 @@ class UdpRelay {
   int OpenUpstream(UdpSession& session);
   int BindUpstream(UdpSession& session);
   void CloseOldestBut(const UdpSession& session);
+  void Replace(UdpSession& session);  // closes it early, for another
   void Close(UdpSession& session);
   void CloseGone();
 
