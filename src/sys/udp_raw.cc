@@ -27,7 +27,8 @@ int RefuseAll(int fd) {
 }
 
 // What came before the filter was there would stay for as long as the socket, in
-// the space that the error queue needs. It ends: nothing more comes in.
+// the space that the error queue needs. It ends: nothing more comes in, but for a
+// packet that another CPU had past the filter's place before the filter was there.
 void Drain(int fd) {
   while (recv(fd, nullptr, 0, MSG_DONTWAIT | MSG_TRUNC) >= 0) {
   }
