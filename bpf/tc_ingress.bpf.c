@@ -14,6 +14,7 @@
 #include "lib/ctx_skb.h"
 #include "lib/events.h"
 #include "lib/flows.h"
+#include "lib/forward.h"
 #include "lib/limit.h"
 #include "lib/parse.h"
 #include "lib/policy.h"
@@ -129,6 +130,16 @@ static __noinline int hand_off_cookie(struct __sk_buff *skb, struct packet *p) {
   return 0;
 }
 
+/* What tells that nothing stands in the way of a connection past the proxy: it is the stack's, or the FIB's where
+ * its rule says so. The rules are asked each time, since nothing is remembered of it. */
+static __noinline int judge_direct(struct __sk_buff *skb, struct packet *p) {
+  struct tpx_verdict v = {};
+
+  if (!p || !some_rule_forwards()) return TPX_R_DIRECT;
+  note_link(skb, p);
+  return tpx_evaluate(&p->flow, &p->link, &v) || !v.forward ? TPX_R_DIRECT : TPX_R_FORWARDED;
+}
+
 static __always_inline int judge_tcp(struct __sk_buff *skb, struct packet *p, int from_lan) {
   int owner;
 
@@ -142,11 +153,11 @@ static __always_inline int judge_tcp(struct __sk_buff *skb, struct packet *p, in
   }
   if (owner == OWNED_BY_TIME_WAIT && is_noted_direct(&p->flow)) {
     keep_from_early_demux(skb);
-    owner = OWNED_BY_NONE;
+    return from_lan ? TPX_R_DIRECT : TPX_R_WAN;
   }
   if (owner != OWNED_BY_NONE) return judge_owned(skb, p);
   if (!from_lan) return TPX_R_WAN;
-  if (!is_valid_cookie(p)) return TPX_R_DIRECT;
+  if (!is_valid_cookie(p)) return judge_direct(skb, p);
   hand_off_cookie(skb, p);
   return TPX_R_COOKIE;
 }
@@ -211,7 +222,7 @@ static __noinline int judge_new_datagram(struct __sk_buff *skb, struct packet *p
 static __always_inline int judge_known_datagram(const struct tpx_flow *flow, struct tpx_verdict *v) {
   int availability, reason;
 
-  if (!is_steered(v)) return TPX_R_DIRECT;
+  if (!is_steered(v)) return v->forward ? TPX_R_FORWARDED : TPX_R_DIRECT;
   availability = tpx_availability(v->worker, tpx_listener_kind(flow, v), bpf_ktime_get_ns());
   if (availability != WORKERS_DOWN) return TPX_R_ESTABLISHED;
   availability = tpx_pick_worker(flow, v);
@@ -391,8 +402,8 @@ __weak __noinline int tpx_report_skb(struct __sk_buff *skb, struct packet *p, __
 }
 
 static __always_inline int ingress(struct __sk_buff *skb, int from_lan) {
+  int reason, action = TC_ACT_UNSPEC;
   struct packet p;
-  int reason;
 
   __builtin_memset(&p, 0, sizeof(p));
   if ((skb->mark & tpx_mark_mask) == tpx_own_mark)
@@ -400,6 +411,7 @@ static __always_inline int ingress(struct __sk_buff *skb, int from_lan) {
   else
     reason = parse_packet(skb, &p);
   if (reason == PARSED) reason = judge(skb, &p, from_lan);
+  if (reason == TPX_R_FORWARDED && (action = forward_by_fib(skb, &p)) == TC_ACT_UNSPEC) reason = TPX_R_DIRECT;
 
   count_at(&tpx_counters, reason, skb->len);
   if (p.is_logged || is_traced()) tpx_report_skb(skb, &p, reason);
@@ -414,7 +426,7 @@ static __always_inline int ingress(struct __sk_buff *skb, int from_lan) {
     default:
       /* Somebody set our bits (a veth keeps the mark): the packet would be delivered here all the same. */
       if ((skb->mark & tpx_mark_mask) == tpx_steer_mark) skb->mark &= ~tpx_mark_mask;
-      return TC_ACT_UNSPEC;
+      return action;
   }
 }
 

@@ -14,7 +14,7 @@
 
 #include <linux/types.h>
 
-#define TPX_ABI_VERSION 8
+#define TPX_ABI_VERSION 9
 
 #define TPX_SIZE(type, size) _Static_assert(sizeof(type) == (size), #type)
 #ifdef __cplusplus
@@ -69,6 +69,12 @@ enum tpx_source_mode {
   TPX_SOURCE_MASQUERADE = 0, /* the gateway's own */
   TPX_SOURCE_PRESERVE = 1,   /* the client's */
   TPX_SOURCE_MODES = 2,
+};
+
+/* Who forwards the packets behind the first one of a flow that a rule bypasses. */
+enum tpx_forward {
+  TPX_FORWARD_STACK = 0,
+  TPX_FORWARD_FIB = 1, /* tc, by the stack's routes and neighbours */
 };
 
 /* UDP, RFC 4787: what decides whether two datagrams of a client's port belong
@@ -148,7 +154,8 @@ struct tpx_verdict {
   __u8 worker;           /* chosen worker, where action is proxy or redirect */
   __u8 fragmentable : 1; /* UDP over IPv4: the flow's last datagram may be fragmented on its way */
   __u8 logs : 1;         /* the rule says so */
-  __u8 pad : 6;
+  __u8 forward : 1;      /* enum tpx_forward */
+  __u8 pad : 5;
   __u16 limit;          /* 1 + number of the rule, if it has a limit */
   __u32 device;         /* UDP: index of the device that the flow came in by */
   __u32 seen_s;         /* CLOCK_MONOTONIC; where the verdict is kept, in tpx_flows */
@@ -301,8 +308,9 @@ struct tpx_rule {
   __u32 rate;      /* new flows a second from one source; 0: no limit */
   __u32 burst;     /* new flows at once */
   struct tpx_target to;
-  __u8 log; /* enum tpx_log_mode */
-  __u8 pad[3];
+  __u8 log;     /* enum tpx_log_mode */
+  __u8 forward; /* enum tpx_forward */
+  __u8 pad[2];
 };
 TPX_SIZE(struct tpx_rule, 40);
 
@@ -378,7 +386,8 @@ struct tpx_tables {
   __u32 miss_class[2]; /* class of an address that no prefix covers */
   __u32 v6_root[2];    /* page of the first node, where IPv6 is searched */
   __u16 v6_levels[2];
-  __u32 classify_others; /* 1: a rule may drop or reject something that is neither TCP nor UDP */
+  __u16 classify_others; /* 1: a rule may drop or reject something that is neither TCP nor UDP */
+  __u16 forwards;        /* 1: a rule says TPX_FORWARD_FIB */
   __u32 asks;            /* bit per enum tpx_attribute that some rule asks for */
   struct tpx_mark_match marks[TPX_MAX_MARKS]; /* those that are not used fit every mark */
   __u16 mark_class[1 << TPX_MAX_MARKS];       /* index: bit per pair that the mark fits */

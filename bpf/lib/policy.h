@@ -275,6 +275,7 @@ static __always_inline void verdict_of_rule(const struct tpx_tables *t, __u32 in
   v->mapping = rule->mapping;
   v->limit = rule->rate ? index + 1 : 0;
   v->logs = rule->log != TPX_LOG_NONE;
+  v->forward = rule->forward;
   v->to = rule->to;
 }
 
@@ -340,6 +341,12 @@ static __always_inline int concerns_other_protocols(void) {
   struct tpx_tables *t = tables_of(live_generation());
 
   return t && t->classify_others;
+}
+
+static __always_inline int some_rule_forwards(void) {
+  struct tpx_tables *t = tables_of(live_generation());
+
+  return t && t->forwards;
 }
 
 /* Of the live generation: bit per enum tpx_attribute. */

@@ -23,6 +23,7 @@ const char* Name(tpx_mapping mapping) {
 
 RuleView ViewOf(const policy::Rule& rule) {
   RuleView view{.name = rule.name, .action = ActionName(rule.action)};
+  if (rule.forward == TPX_FORWARD_FIB) view.forward = "fib";
   if (!rule.is_proxied()) return view;
   view.fail_mode = Name(rule.fail_mode);
   view.source = Name(rule.source);

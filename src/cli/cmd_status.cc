@@ -56,6 +56,7 @@ Json RulesToJson(const app::GatewayView& view) {
     if (*rule.fail_mode != '\0') entry["on_proxy_down"] = rule.fail_mode;
     if (*rule.source != '\0') entry["source"] = rule.source;
     if (*rule.mapping != '\0') entry["mapping"] = rule.mapping;
+    if (*rule.forward != '\0') entry["forward"] = rule.forward;
     if (!rule.target.empty()) entry["target"] = rule.target;
     rules.push_back(entry);
   }
@@ -120,6 +121,7 @@ void PrintEarlyDrop(const control::StateSnapshot& state, Env& env) {
 
 // "to 192.0.2.1:53, closed when the proxy is down"
 std::string Details(const app::RuleView& rule) {
+  if (*rule.forward != '\0') return absl::StrCat("known flows forwarded by ", rule.forward);
   if (*rule.fail_mode == '\0') return "";
   std::string details = rule.target.empty() ? rule.source : absl::StrCat("to ", rule.target);
   if (*rule.mapping != '\0') absl::StrAppend(&details, ", ", rule.mapping);

@@ -138,6 +138,7 @@ json RuleToJson(const Rule& rule, std::string& lists) {
           {"target", TargetToJson(rule.target)},
           {"limit", LimitToJson(rule.limit)},
           {"log", rule.log},
+          {"forward", rule.forward},
           {"matches_nothing", rule.matches_nothing},
           {"line", rule.line},
           {"column", rule.column}};
@@ -167,6 +168,7 @@ Rule RuleFromJson(const json& j, std::string_view& lists) {
           .target = TargetFromJson(j.at("target")),
           .limit = LimitFromJson(j.at("limit")),
           .log = j.at("log").get<tpx_log_mode>(),
+          .forward = j.at("forward").get<tpx_forward>(),
           .matches_nothing = j.at("matches_nothing"),
           .line = j.at("line"),
           .column = j.at("column")};

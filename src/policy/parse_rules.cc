@@ -21,14 +21,20 @@ constexpr Choice<tpx_source_mode> kSourceModes[] = {{"masquerade", TPX_SOURCE_MA
 constexpr Choice<tpx_mapping> kMappings[] = {
     {"endpoint-independent", TPX_MAPPING_ENDPOINT_INDEPENDENT},
     {"address-and-port-dependent", TPX_MAPPING_ADDRESS_AND_PORT_DEPENDENT}};
+constexpr Choice<tpx_forward> kForwards[] = {{"stack", TPX_FORWARD_STACK}, {"fib", TPX_FORWARD_FIB}};
 constexpr Choice<tpx_log_mode> kLogModes[] = {{"sample", TPX_LOG_SAMPLE}};
+
+void ReadForward(Diagnostics& out, const YamlNode& node, tpx_forward& forward) {
+  forward = ReadChoice<tpx_forward>(out, node, "forward", kForwards).value_or(forward);
+}
 
 bool IsTcp(uint8_t protocol) { return protocol == IPPROTO_TCP; }
 bool HasPorts(uint8_t protocol) { return protocol == IPPROTO_TCP || protocol == IPPROTO_UDP; }
 
 // The keys of one rule that its action may forbid.
 struct ProxyNodes {
-  const YamlNode *fail_mode = nullptr, *source = nullptr, *mapping = nullptr, *limit = nullptr;
+  const YamlNode *fail_mode = nullptr, *source = nullptr, *mapping = nullptr, *limit = nullptr,
+                 *forward = nullptr;
 };
 
 class RulesReader {
@@ -73,6 +79,7 @@ class RulesReader {
              field("source", proxy.source, ReadSourceMode, rule.source),
              field("mapping", proxy.mapping, ReadMapping, rule.mapping),
              field("limit", proxy.limit, ReadLimit, rule.limit),
+             field("forward", proxy.forward, ReadForward, rule.forward),
              {.key = "log", .read = [&](const YamlNode& value) {
                 rule.log = ReadChoice<tpx_log_mode>(out_, value, "log", kLogModes).value_or(rule.log);
               }}});
@@ -80,6 +87,7 @@ class RulesReader {
       CheckProtocols(rule, match);
       CheckProxying(rule, proxy);
       if (proxy.limit != nullptr) CheckLimit(rule, *proxy.limit);
+      if (proxy.forward != nullptr) CheckForward(rule, *proxy.forward);
     }
     prefixes_ += rule.src.size() + rule.dst.size();
     if (prefixes_ > kMaxPrefixesTotal && out_.errors() == errors_before) {
@@ -155,12 +163,26 @@ class RulesReader {
     }
   }
 
+  static bool ExcludesPorts(const Rule& rule) {
+    return !rule.protocols.empty() && std::none_of(rule.protocols.begin(), rule.protocols.end(), HasPorts);
+  }
+
   void CheckLimit(const Rule& rule, const YamlNode& node) {
     if (rule.action == TPX_ACTION_DROP || rule.action == TPX_ACTION_REJECT) {
       out_.Error(node, "limit concerns only rules whose action is proxy, redirect or bypass");
-    } else if (!rule.protocols.empty() &&
-               std::none_of(rule.protocols.begin(), rule.protocols.end(), HasPorts)) {
+    } else if (ExcludesPorts(rule)) {
       out_.Error(node, "limit concerns only new flows of TCP and UDP, which proto excludes");
+    }
+  }
+
+  void CheckForward(const Rule& rule, const YamlNode& node) {
+    if (rule.action != TPX_ACTION_BYPASS) {
+      out_.Error(node, "forward concerns only rules whose action is bypass");
+    } else if (rule.asks_for_owner()) {
+      out_.Error(node,
+                 "forward concerns only packets that come in, not flows of the gateway's own processes");
+    } else if (ExcludesPorts(rule)) {
+      out_.Error(node, "forward concerns only flows of TCP and UDP, which proto excludes");
     }
   }
 

@@ -258,6 +258,24 @@ END
   check "early drop: detach" tpx-bpf detach
 }
 
+# Into VLANs as well: what the server sends comes in by a device of the LAN, too.
+forwarded() {
+  cat >/tmp/config.yaml <<END
+version: 1
+interfaces: {lan: [lan0, vlan0, qinq0, wan0]}
+rules:
+  - {name: around, match: {proto: tcp}, action: bypass, forward: fib}
+END
+  needed "forward by the FIB: load" tpx-bpf load --config /tmp/config.yaml
+  for client in untagged tagged stacked; do
+    forwarded_before=$(packets forwarded)
+    check "forward by the FIB: data is whole, $client" transfer $client
+    check "forward by the FIB: it was forwarded, $client" [ "$(packets forwarded)" -gt "$((forwarded_before + 100))" ]
+  done
+  check "forward by the FIB: the address stays" direct tagged 2
+  check "forward by the FIB: detach" tpx-bpf detach
+}
+
 # A VLAN device may go at any time, and takes its hook with it.
 gone() {
   configure vlan0
@@ -279,6 +297,7 @@ qinq
 trunk
 rules
 early_drop
+forwarded
 gone
 dmesg >/tmp/dmesg
 check "the kernel has nothing to complain of" \

@@ -19,6 +19,7 @@ struct RuleView {
   const char* fail_mode = "";  // "open", …; empty where nothing is proxied
   const char* source = "";     // "masquerade", …; same
   const char* mapping = "";    // of a rule that proxies UDP, where it is not the default
+  const char* forward = "";    // "fib"; empty where the stack forwards, or nobody
   std::string target{};        // "192.0.2.1:53"; empty where the action is not redirect
 };
 

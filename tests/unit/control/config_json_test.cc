@@ -11,8 +11,8 @@ namespace {
 policy::Rule FullRule() {
   policy::Rule rule;
   auto& [name, protocols, src, dst, sports, dports, interfaces, macs, dscps, marks, vlans, uids, gids,
-         cgroups, programs, negated, action, fail_mode, source, mapping, target, limit, log, matches_nothing,
-         line, column] = rule;
+         cgroups, programs, negated, action, fail_mode, source, mapping, target, limit, log, forward,
+         matches_nothing, line, column] = rule;
   name = "w\"eb \xc3\xa4";
   protocols = {6, 17};
   src = {*Prefix::Parse("192.0.2.0/24"), *Prefix::Parse("2001:db8::/32")};
@@ -31,6 +31,7 @@ policy::Rule FullRule() {
   negated = policy::kMatchSrc | policy::kMatchMark;
   limit = {100, 200, 60};
   log = TPX_LOG_SAMPLE;
+  forward = TPX_FORWARD_FIB;
   action = TPX_ACTION_REDIRECT;
   fail_mode = TPX_FAIL_RESET;
   source = TPX_SOURCE_PRESERVE;

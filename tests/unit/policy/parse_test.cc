@@ -159,6 +159,12 @@ TEST(ParseConfig, ALimitSaysWhatItDoesNotSay) {
   EXPECT_EQ(FirstRule("{name: a, action: proxy}").limit, RateLimit());
 }
 
+TEST(ParseConfig, TheStackForwardsUnlessTheRuleSaysOtherwise) {
+  EXPECT_EQ(FirstRule("{name: a, action: bypass}").forward, TPX_FORWARD_STACK);
+  EXPECT_EQ(FirstRule("{name: a, action: bypass, forward: stack}").forward, TPX_FORWARD_STACK);
+  EXPECT_EQ(FirstRule("{name: a, action: bypass, forward: fib}").forward, TPX_FORWARD_FIB);
+}
+
 TEST(ParseConfig, IcmpIsThatOfBothFamilies) {
   EXPECT_THAT(FirstRule("{name: a, match: {proto: icmp}, action: drop}").protocols, ElementsAre(1, 58));
   EXPECT_THAT(FirstRule("{name: a, match: {proto: [icmp, udp]}, action: reject}").protocols,

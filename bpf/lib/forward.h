@@ -1,0 +1,90 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/*
+ * Forwarding by the FIB, as ip_forward() does it for the plain case: route and
+ * neighbour of bpf_fib_lookup(), one hop less, and out. What is not plain goes up
+ * to the stack, whole, which knows how to answer, fragment and resolve.
+ */
+#pragma once
+
+#include <bpf/bpf_endian.h>
+#include <bpf/bpf_helpers.h>
+#include <linux/bpf.h>
+#include <linux/pkt_cls.h>
+
+#include "answer.h"
+
+#define PKT_TYPE_HOST 0
+#define FIB_FAMILY_V4 2   /* AF_INET */
+#define FIB_FAMILY_V6 10  /* AF_INET6 */
+#define FLOWINFO_MASK 0x0fffffff /* traffic class and flow label (IPV6_FLOWINFO_MASK) */
+#define HOPS_AT_V4 8
+#define CHECKSUM_AT_V4 10
+#define HOPS_AT_V6 7
+
+static __always_inline __u8 hops_left(const struct packet *p) {
+  return p->is_v6 ? p->ip.v6.hop_limit : p->ip.v4.ttl;
+}
+
+/* A mark may choose a route, which the look-up would not see (before Linux 6.10). */
+static __always_inline int is_plain(const struct __sk_buff *skb, const struct packet *p) {
+  return skb->pkt_type == PKT_TYPE_HOST && !skb->mark && !p->first_fragment && has_plain_header(p) &&
+         hops_left(p) > 1;
+}
+
+/* Of the IP packet that the device will see: of GSO one segment. 0 where it is too long to say. */
+static __always_inline __u16 length_to_send(const struct __sk_buff *skb, const struct packet *p) {
+  __u32 transport = p->kind == PACKET_TCP ? p->tcp.doff * 4 : sizeof(p->udp);
+  __u32 len = skb->gso_size ? fixed_header_len(p) + transport + skb->gso_size : p->end;
+
+  return len > 0xffff ? 0 : len;
+}
+
+static __always_inline void ask_about(const struct __sk_buff *skb, const struct packet *p,
+                                      struct bpf_fib_lookup *fib) {
+  fib->l4_protocol = p->flow.proto;
+  fib->sport = p->flow.sport;
+  fib->dport = p->flow.dport;
+  fib->tot_len = length_to_send(skb, p);
+  fib->ifindex = skb->ifindex;
+  if (p->is_v6) {
+    fib->family = FIB_FAMILY_V6;
+    fib->flowinfo = *(const __be32 *)&p->ip.v6 & bpf_htonl(FLOWINFO_MASK);
+    __builtin_memcpy(fib->ipv6_src, &p->flow.src, sizeof(fib->ipv6_src));
+    __builtin_memcpy(fib->ipv6_dst, &p->flow.dst, sizeof(fib->ipv6_dst));
+  } else {
+    fib->family = FIB_FAMILY_V4;
+    fib->tos = p->ip.v4.tos;
+    fib->ipv4_src = p->ip.v4.saddr;
+    fib->ipv4_dst = p->ip.v4.daddr;
+  }
+}
+
+static __always_inline long take_hop(struct __sk_buff *skb, const struct packet *p) {
+  __u32 at = ETHERNET_LEN + (p->is_v6 ? HOPS_AT_V6 : HOPS_AT_V4);
+  __u8 hops = hops_left(p) - 1;
+  __be16 before, after;
+
+  if (p->is_v6) return bpf_skb_store_bytes(skb, at, &hops, sizeof(hops), BPF_F_RECOMPUTE_CSUM);
+  before = bpf_htons(p->ip.v4.ttl << 8 | p->ip.v4.protocol);
+  after = bpf_htons(hops << 8 | p->ip.v4.protocol);
+  /* Header and checksum change by the same, so the packet's own sum stays. */
+  if (bpf_l3_csum_replace(skb, ETHERNET_LEN + CHECKSUM_AT_V4, before, after, sizeof(before))) return -1;
+  return bpf_skb_store_bytes(skb, at, &hops, sizeof(hops), 0);
+}
+
+/* What the program returns: TC_ACT_UNSPEC where the packet is as it was and the stack's to forward. */
+static __noinline int forward_by_fib(struct __sk_buff *skb, struct packet *p) {
+  struct bpf_fib_lookup fib = {};
+  __u8 link_addresses[12];
+
+  if (!p || !is_plain(skb, p) || link_header_len(skb, p) != ETHERNET_LEN) return TC_ACT_UNSPEC;
+  ask_about(skb, p, &fib);
+  if (!fib.tot_len || bpf_fib_lookup(skb, &fib, sizeof(fib), 0) != BPF_FIB_LKUP_RET_SUCCESS)
+    return TC_ACT_UNSPEC;
+  /* The sender has a shorter way, which the stack tells it. */
+  if (fib.ifindex == skb->ifindex) return TC_ACT_UNSPEC;
+  __builtin_memcpy(link_addresses, fib.dmac, sizeof(fib.dmac));
+  __builtin_memcpy(link_addresses + sizeof(fib.dmac), fib.smac, sizeof(fib.smac));
+  if (bpf_skb_store_bytes(skb, 0, link_addresses, sizeof(link_addresses), 0)) return TC_ACT_UNSPEC;
+  return take_hop(skb, p) ? TC_ACT_SHOT : bpf_redirect(fib.ifindex, 0);
+}
