@@ -2,8 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """UDP relay against plain forwarding, and against nginx's stream module where it is installed, in one run.
 
-usage: sudo bench/udp_bench.py UDP-LOAD [TPX-BPF] [--rounds N] [--seconds S] [--only forward,tpx,nginx]
-                               [--workloads rr,rr-pinned,bulk,trains,churn] [--gro] [--rate N] [--json FILE]
+usage: sudo bench/udp_bench.py UDP-LOAD [TPX-BPF] [--rounds N] [--seconds S] [--only forward,tpx,nginx,bypass,fib]
+                               [--workloads rr,rr-pinned,bulk,trains,churn] [--gro] [--firewall] [--rate N] [--json FILE]
 
 Three namespaces of its own. Rounds are interleaved; printed is the median of the rounds, and the median of each round's
 ratio to forwarding in that round. nginx is an ordinary UDP proxy: clients address the gateway (no transparency to pay
@@ -26,7 +26,7 @@ import sys
 import tempfile
 import time
 
-from udp_relays import BULK_PORT, CHURN_PORT, EXCHANGE_PORT, STREAM_MODULE, Forwarding, Nginx, Tpx
+from udp_relays import BULK_PORT, CHURN_PORT, EXCHANGE_PORT, RELAYS, STREAM_MODULE, Forwarding, Tpx
 from udp_stage import SERVER, Stage, listens, remove_leftovers, wait_until
 
 EXCHANGE_SIZE, BULK_SIZE, TRAIN = 100, 1200, 40
@@ -180,7 +180,7 @@ def arguments():
     parser.add_argument("tpx", metavar="TPX-BPF", nargs="?")
     parser.add_argument("--rounds", type=number(1, 100), default=5)
     parser.add_argument("--seconds", type=number(1, 60), default=3, help="of each measurement")
-    parser.add_argument("--only", type=names(["forward", "tpx", "nginx"]), default=["forward", "tpx", "nginx"])
+    parser.add_argument("--only", type=names(list(RELAYS)), default=["forward", "tpx", "nginx"])
     parser.add_argument("--workloads", type=names(kinds), default=kinds)
     parser.add_argument("--workers", type=number(1, 64), default=os.cpu_count(), help="of either proxy")
     parser.add_argument("--outstanding", type=number(1, 1024), default=32)
@@ -191,10 +191,12 @@ def arguments():
                         help="datagrams a second one way; 0: saturated")
     parser.add_argument("--gro", action="store_true",
                         help="GRO on all devices, as network cards have it; veth's is off")
+    parser.add_argument("--firewall", action="store_true",
+                        help="connection tracking and a rule of nftables on the gateway's way through")
     parser.add_argument("--json", help="write every round to this file")
     options = parser.parse_args()
-    if "tpx" in options.only and not options.tpx:
-        parser.error("name the TPX-BPF binary, or leave tpx out of --only")
+    if not options.tpx and any(issubclass(RELAYS[key], Tpx) for key in options.only):
+        parser.error("name the TPX-BPF binary, or leave out of --only what needs it")
     if "nginx" in options.only and not (shutil.which("nginx") and STREAM_MODULE.exists()):
         print("nginx or its stream module is not installed (libnginx-mod-stream): left out", file=sys.stderr)
         options.only.remove("nginx")
@@ -226,13 +228,14 @@ def main():
         stage = Stage(pathlib.Path(folder), options)
         try:
             stage.build()
-            relays = [relay(stage) for relay in (Forwarding, Tpx, Nginx) if relay.key in options.only]
+            relays = [relay(stage) for key, relay in RELAYS.items() if key in options.only]
             chosen = [workload for workload in workloads(options) if workload.name in options.workloads]
             results = run(stage, relays, chosen, options.rounds)
         finally:
             stage.close()
     print(f"Linux {os.uname().release}, {os.cpu_count()} CPUs, {options.workers} workers, veth, MTU 1500, GRO "
-          f"{'on' if options.gro else 'off'}; median of {options.rounds} rounds")
+          f"{'on' if options.gro else 'off'}, "
+          f"{'a' if options.firewall else 'no'} firewall; median of {options.rounds} rounds")
     for workload in chosen:
         report(workload, results[workload.name])
     if options.json:

@@ -27,6 +27,7 @@ class Forwarding:
 
 class Tpx:
     key, name, target, seen = "tpx", "tpx-bpf", SERVER, GATEWAY_WAN
+    rule = {"action": "proxy", "source": "masquerade"}
 
     def __init__(self, stage):
         self.stage = stage
@@ -34,7 +35,7 @@ class Tpx:
         # JSON is YAML. One client here is all the clients there are.
         self.config.write_text(json.dumps({
             "version": 1, "interfaces": {"lan": ["lan"], "wan": ["wan"]}, "default": "bypass",
-            "rules": [{"name": "udp", "match": {"proto": "udp"}, "action": "proxy", "source": "masquerade"}],
+            "rules": [{"name": "udp", "match": {"proto": "udp"}, **self.rule}],
             "proxy": {"workers": stage.options.workers, "drain_timeout": "0s",
                       "max_udp_sessions_per_client": 1_000_000}}))
         self.argv = (stage.options.tpx, "--instance", stage.tag)
@@ -61,6 +62,16 @@ class Tpx:
         subprocess.run(self.stage.inside("g", *self.argv, "detach"), check=True, stdout=subprocess.DEVNULL)
 
 
+class Bypass(Tpx):
+    key, name, target, seen = "bypass", "tpx-bpf, bypass", SERVER, CLIENT
+    rule = {"action": "bypass"}
+
+
+class Fib(Tpx):
+    key, name, target, seen = "fib", "the same, fib", SERVER, CLIENT
+    rule = {"action": "bypass", "forward": "fib"}
+
+
 class Nginx:
     key, name, target, seen = "nginx", "nginx, stream", GATEWAY, GATEWAY_WAN
 
@@ -83,3 +94,6 @@ class Nginx:
 
     def __exit__(self, *_):
         self.stage.end(self.process)
+
+
+RELAYS = {relay.key: relay for relay in (Forwarding, Bypass, Fib, Tpx, Nginx)}

@@ -11,6 +11,15 @@ import tempfile
 import time
 
 CLIENT, GATEWAY, SERVER, GATEWAY_WAN = "192.0.2.10", "192.0.2.1", "198.51.100.80", "198.51.100.1"
+FIREWALL = """table inet filter {
+  chain way {
+    type filter hook forward priority filter
+    ct state established,related accept
+    udp dport 7000-7999 accept
+    drop
+  }
+}
+"""
 TAG = re.compile(r"(tpxu(\d+))-[cgs]$")
 
 
@@ -75,6 +84,8 @@ class Stage:
                f"ip -n {g} addr add {peer_addr}/24 dev {dev}; ip -n {n} link set eth0 up; ip -n {g} link set {dev} up;"
                f"ip -n {n} route add default via {peer_addr}")
         sh(f"nsenter --net=/run/netns/{g} sysctl -qw net.ipv4.ip_forward=1")
+        if self.options.firewall:
+            subprocess.run(self.inside("g", "nft", "-f", "-"), input=FIREWALL, text=True, check=True)
         if self.options.gro:
             for n, dev in ((c, "eth0"), (g, "lan"), (g, "wan"), (s, "eth0")):
                 sh(f"nsenter --net=/run/netns/{n} ethtool -K {dev} gro on")

@@ -159,7 +159,7 @@ class Bench:
             chain c {{ {chain}; {track} {rules} }}
         }}""")
 
-    def dropped(self, hook):
+    def counted(self, hook):
         if hook in ("xdp", "tc"):
             return next(r["packets"] for r in json.loads(self.tpx("counters", "--json"))["rules"] if r["name"] == f"no{PORT}")
         listed = json.loads(self.at(self.gateway, "nft", "-j", "list", "counters"))["nftables"]
@@ -172,7 +172,7 @@ class Bench:
             self.at(self.gateway, "nft", "flush", "ruleset")
 
     def measure(self, hook, seconds):
-        """Dropped packets per second of the thread's clock."""
+        """Packets per second of the thread's clock."""
         self.begin(hook)
         try:
             thread = self.thread()
@@ -180,12 +180,12 @@ class Bench:
             cpu = max(os.sched_getaffinity(0))
             os.sched_setaffinity(int(thread.name), {cpu})
             clock = lambda: int((thread / "schedstat").read_text().split()[0])
-            before, spent = self.dropped(hook), clock()
-            self.at(self.sender, "taskset", "-c", cpu, sys.executable, __file__, "--flood", self.pin,
+            before, spent = self.counted(hook), clock()
+            self.at(self.sender, "taskset", "-c", cpu, sys.executable, pathlib.Path(__file__), "--flood", self.pin,
                     self.ifindex, self.mac, seconds)
             time.sleep(0.2)
             spent = clock() - spent
-            return (self.dropped(hook) - before) / (spent / 1e9)
+            return (self.counted(hook) - before) / (spent / 1e9)
         finally:
             self.end(hook)
 

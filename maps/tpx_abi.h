@@ -420,8 +420,10 @@ struct tpx_control {
   __u32 udp_flow_s;  /* a UDP flow that is silent for so long is decided anew */
   __u32 udp_ended;   /* raised when a command took UDP flows out of tpx_flows: who serves has to look again */
   __u64 netns_cookie; /* of the network namespace whose local flows are judged; 0: of none */
+  __u32 headerless;   /* 1: some device of the tc programs has, or had, no Ethernet headers */
+  __u32 pad;
 };
-TPX_SIZE(struct tpx_control, 32);
+TPX_SIZE(struct tpx_control, 40);
 
 enum tpx_worker_state {
   TPX_WORKER_ABSENT = 0,

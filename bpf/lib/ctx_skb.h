@@ -11,6 +11,9 @@
 #include <linux/bpf.h>
 #include <linux/if_ether.h>
 
+#include "control.h"
+#include "copy.h"
+
 typedef struct __sk_buff ctx_t;
 
 /* What may precede the network header: Ethernet and a VLAN tag. */
@@ -26,11 +29,30 @@ static __noinline long ctx_load_scattered(struct __sk_buff *skb, __u32 offset, v
   return bpf_skb_load_bytes_relative(skb, offset, to, len, BPF_HDR_START_NET);
 }
 
+/*
+ * The Ethernet header; NULL where there is none, or it is out of reach. Without one
+ * the packet's own bytes could look like it: only user space knows the devices.
+ */
+static __always_inline const void *ctx_ethernet(const struct __sk_buff *skb) {
+  const struct tpx_control *control = control_block();
+  const __be16 *words = (void *)(long)skb->data;
+
+  if (!control || control->headerless || (void *)words + ETH_HLEN > (void *)(long)skb->data_end) return 0;
+  return words[ETH_ALEN] == (__be16)skb->protocol ? words : 0;
+}
+
 static __always_inline long ctx_load(struct __sk_buff *skb, __u32 offset, void *to, __u32 len) {
   long err = bpf_skb_load_bytes_relative(skb, offset, to, len, BPF_HDR_START_NET);
 
   return err ? ctx_load_scattered(skb, offset, to, len) : 0;
 }
+
+DEFINE_LOAD(tpx_skb_load_8, struct __sk_buff, header_8)
+DEFINE_LOAD(tpx_skb_load_20, struct __sk_buff, header_20)
+DEFINE_LOAD(tpx_skb_load_40, struct __sk_buff, header_40)
+#define ctx_load_8(skb, offset, to) tpx_skb_load_8(skb, offset, (struct header_8 *)(to))
+#define ctx_load_20(skb, offset, to) tpx_skb_load_20(skb, offset, (struct header_20 *)(to))
+#define ctx_load_40(skb, offset, to) tpx_skb_load_40(skb, offset, (struct header_40 *)(to))
 
 static __always_inline __be16 ctx_protocol(const struct __sk_buff *skb) { return skb->protocol; }
 

@@ -11,6 +11,8 @@
 #include <linux/bpf.h>
 #include <linux/if_ether.h>
 
+#include "copy.h"
+
 typedef struct xdp_md ctx_t;
 
 /* No VLAN has this id. */
@@ -21,11 +23,18 @@ static __always_inline long ctx_load(struct xdp_md *xdp, __u32 offset, void *to,
 }
 
 /* NULL where the frame is too short; it is never in several fragments. */
-static __always_inline const struct ethhdr *ctx_ethernet(const struct xdp_md *xdp) {
+static __always_inline const void *ctx_ethernet(const struct xdp_md *xdp) {
   const struct ethhdr *eth = (void *)(long)xdp->data;
 
   return (void *)(eth + 1) <= (void *)(long)xdp->data_end ? eth : 0;
 }
+
+DEFINE_LOAD(tpx_xdp_load_8, struct xdp_md, header_8)
+DEFINE_LOAD(tpx_xdp_load_20, struct xdp_md, header_20)
+DEFINE_LOAD(tpx_xdp_load_40, struct xdp_md, header_40)
+#define ctx_load_8(xdp, offset, to) tpx_xdp_load_8(xdp, offset, (struct header_8 *)(to))
+#define ctx_load_20(xdp, offset, to) tpx_xdp_load_20(xdp, offset, (struct header_20 *)(to))
+#define ctx_load_40(xdp, offset, to) tpx_xdp_load_40(xdp, offset, (struct header_40 *)(to))
 
 static __always_inline __be16 ctx_protocol(const struct xdp_md *xdp) {
   const struct ethhdr *eth = ctx_ethernet(xdp);

@@ -9,6 +9,7 @@
 #include <bpf/bpf_endian.h>
 #include <bpf/bpf_helpers.h>
 #include <linux/bpf.h>
+#include <linux/if_ether.h>
 #include <linux/pkt_cls.h>
 
 #include "answer.h"
@@ -17,8 +18,6 @@
 #define FIB_FAMILY_V4 2   /* AF_INET */
 #define FIB_FAMILY_V6 10  /* AF_INET6 */
 #define FLOWINFO_MASK 0x0fffffff /* traffic class and flow label (IPV6_FLOWINFO_MASK) */
-#define HOPS_AT_V4 8
-#define CHECKSUM_AT_V4 10
 #define HOPS_AT_V6 7
 
 static __always_inline __u8 hops_left(const struct packet *p) {
@@ -59,23 +58,32 @@ static __always_inline void ask_about(const struct __sk_buff *skb, const struct 
   }
 }
 
-static __always_inline long take_hop(struct __sk_buff *skb, const struct packet *p) {
-  __u32 at = ETHERNET_LEN + (p->is_v6 ? HOPS_AT_V6 : HOPS_AT_V4);
+/* The addresses of the next link and one hop less. Of IPv4, header and checksum change by the same, so the sum that
+ * the device may have given the packet stays; IPv6 has no checksum to make up for it. */
+static __always_inline long rewrite(struct __sk_buff *skb, const struct packet *p,
+                                    const struct bpf_fib_lookup *fib) {
+  struct {
+    struct ethhdr eth;
+    struct iphdr ip;
+  } __attribute__((packed)) head = {.eth.h_proto = skb->protocol};
   __u8 hops = hops_left(p) - 1;
-  __be16 before, after;
 
-  if (p->is_v6) return bpf_skb_store_bytes(skb, at, &hops, sizeof(hops), BPF_F_RECOMPUTE_CSUM);
-  before = bpf_htons(p->ip.v4.ttl << 8 | p->ip.v4.protocol);
-  after = bpf_htons(hops << 8 | p->ip.v4.protocol);
-  /* Header and checksum change by the same, so the packet's own sum stays. */
-  if (bpf_l3_csum_replace(skb, ETHERNET_LEN + CHECKSUM_AT_V4, before, after, sizeof(before))) return -1;
-  return bpf_skb_store_bytes(skb, at, &hops, sizeof(hops), 0);
+  __builtin_memcpy(head.eth.h_dest, fib->dmac, sizeof(fib->dmac));
+  __builtin_memcpy(head.eth.h_source, fib->smac, sizeof(fib->smac));
+  if (p->is_v6) {
+    if (bpf_skb_store_bytes(skb, ETHERNET_LEN + HOPS_AT_V6, &hops, sizeof(hops), BPF_F_RECOMPUTE_CSUM)) return -1;
+    return bpf_skb_store_bytes(skb, 0, &head.eth, sizeof(head.eth), 0);
+  }
+  __builtin_memcpy(&head.ip, &p->ip.v4, sizeof(head.ip));
+  head.ip.ttl = hops;
+  /* RFC 1624, equation 3: the word of which the hops are the upper byte is one less there. */
+  head.ip.check = ~fold_sum((__u16)~head.ip.check + bpf_htons(0xfeff));
+  return bpf_skb_store_bytes(skb, 0, &head, sizeof(head), 0);
 }
 
 /* What the program returns: TC_ACT_UNSPEC where the packet is as it was and the stack's to forward. */
 static __noinline int forward_by_fib(struct __sk_buff *skb, struct packet *p) {
   struct bpf_fib_lookup fib = {};
-  __u8 link_addresses[12];
 
   if (!p || !is_plain(skb, p) || link_header_len(skb, p) != ETHERNET_LEN) return TC_ACT_UNSPEC;
   ask_about(skb, p, &fib);
@@ -83,8 +91,5 @@ static __noinline int forward_by_fib(struct __sk_buff *skb, struct packet *p) {
     return TC_ACT_UNSPEC;
   /* The sender has a shorter way, which the stack tells it. */
   if (fib.ifindex == skb->ifindex) return TC_ACT_UNSPEC;
-  __builtin_memcpy(link_addresses, fib.dmac, sizeof(fib.dmac));
-  __builtin_memcpy(link_addresses + sizeof(fib.dmac), fib.smac, sizeof(fib.smac));
-  if (bpf_skb_store_bytes(skb, 0, link_addresses, sizeof(link_addresses), 0)) return TC_ACT_UNSPEC;
-  return take_hop(skb, p) ? TC_ACT_SHOT : bpf_redirect(fib.ifindex, 0);
+  return rewrite(skb, p, &fib) ? TC_ACT_SHOT : bpf_redirect(fib.ifindex, 0);
 }

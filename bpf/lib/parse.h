@@ -147,7 +147,7 @@ static __always_inline int parse_v4(ctx_t *ctx, __u32 *offset, struct packet *p)
   struct iphdr *ip = &p->ip.v4;
   __u32 header_len, total_len, frag;
 
-  if (ctx_load(ctx, *offset, ip, sizeof(*ip)) || ip->version != 4) return TPX_R_MALFORMED;
+  if (ctx_load_20(ctx, *offset, ip) || ip->version != 4) return TPX_R_MALFORMED;
   header_len = ip->ihl * 4;
   total_len = bpf_ntohs(ip->tot_len);
   /* A GSO packet above 64 KiB (BIG TCP, Linux 6.3) has length 0. */
@@ -221,7 +221,7 @@ static __always_inline int parse_v6(ctx_t *ctx, __u32 *offset, struct packet *p)
   struct ipv6hdr *ip = &p->ip.v6;
   __u32 payload_len;
 
-  if (ctx_load(ctx, *offset, ip, sizeof(*ip)) || ip->version != 6) return TPX_R_MALFORMED;
+  if (ctx_load_40(ctx, *offset, ip) || ip->version != 6) return TPX_R_MALFORMED;
   payload_len = bpf_ntohs(ip->payload_len);
   if (sizeof(*ip) + payload_len > ctx_len(ctx)) return TPX_R_MALFORMED;
   __builtin_memcpy(&p->flow.src, &ip->saddr, sizeof(p->flow.src));
@@ -290,7 +290,7 @@ static __noinline int parse_icmp_quote(ctx_t *ctx, __u32 offset, struct packet *
 static __always_inline int parse_udp(ctx_t *ctx, __u32 offset, struct packet *p) {
   __u32 len;
 
-  if (load_header(ctx, p, offset, &p->udp, sizeof(p->udp))) return truncated(p);
+  if (offset + sizeof(p->udp) > p->end || ctx_load_8(ctx, offset, &p->udp)) return truncated(p);
   len = bpf_ntohs(p->udp.len);
   if (!(len == 0 && p->is_v6)) {
     if (len < sizeof(p->udp)) return TPX_R_MALFORMED;
@@ -304,7 +304,7 @@ static __always_inline int parse_udp(ctx_t *ctx, __u32 offset, struct packet *p)
 
 static __always_inline int parse_transport(ctx_t *ctx, __u32 offset, struct packet *p) {
   if (p->flow.proto == IPPROTO_TCP) {
-    if (load_header(ctx, p, offset, &p->tcp, sizeof(p->tcp))) return truncated(p);
+    if (offset + sizeof(p->tcp) > p->end || ctx_load_20(ctx, offset, &p->tcp)) return truncated(p);
     if (p->tcp.doff < 5) return TPX_R_MALFORMED;
     p->kind = PACKET_TCP;
     p->flow.sport = p->tcp.source;

@@ -18,13 +18,8 @@
 #include <linux/in.h>
 
 #include "address.h"
+#include "control.h"
 #include "tpx_maps.bpf.h"
-
-static __always_inline struct tpx_control *control_block(void) {
-  __u32 zero = 0;
-
-  return bpf_map_lookup_elem(&tpx_control, &zero);
-}
 
 /* Cgroups and sockets' hooks see those of every network namespace. */
 static __always_inline int is_of_this_netns(__u64 netns_cookie) {

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "attach.h"
 
+#include <atomic>
 #include <optional>
 
 #include "instance.h"
@@ -88,6 +89,16 @@ absl::Status TakePlace(Site& site, const Device& place, Device& device, int prog
 
 uint32_t RoleOf(const Device& device) { return device.role == Role::kLan ? TPX_ROLE_LAN : TPX_ROLE_WAN; }
 
+// From then on the programs look for headers where the stack says that they are, which costs more.
+absl::Status NoteHeaders(Site& site, const Device& device) {
+  TPX_ASSIGN_OR_RETURN(const bool ethernet, site.rtnl.HasEthernetHeaders(device.ifindex));
+  if (ethernet) return absl::OkStatus();
+  TPX_RETURN_IF_ERROR(site.journal.Step(StrCat("noting that ", device.name, " is no Ethernet device")));
+  TPX_ASSIGN_OR_RETURN(auto control, bpf::OpenControl(site.pins, bpf::Access::kReadWrite));
+  std::atomic_ref(control[0].headerless).store(1, std::memory_order_release);
+  return absl::OkStatus();
+}
+
 absl::Status NoteRole(Site& site, const Device& device) {
   TPX_ASSIGN_OR_RETURN(auto devices, bpf::OpenDevices(site.pins, bpf::Access::kReadWrite));
   return devices.Update(static_cast<uint32_t>(device.ifindex), RoleOf(device));
@@ -126,6 +137,7 @@ absl::Status AddRoutes(Site& site, const State& state) {
 absl::Status AttachProgram(Site& site, Device& device) {
   TPX_RETURN_IF_ERROR(site.journal.Step(StrCat("noting the role of ", device.name)));
   TPX_RETURN_IF_ERROR(NoteRole(site, device));
+  TPX_RETURN_IF_ERROR(NoteHeaders(site, device));
   TPX_ASSIGN_OR_RETURN(UniqueFd program, bpf::OpenPinnedProgram(ProgramPin(site.pins, device.role)));
   TPX_ASSIGN_OR_RETURN(const std::optional<Device> place, FindPlace(site.pins, device));
   if (place.has_value()) return TakePlace(site, *place, device, program.get());

@@ -4,6 +4,7 @@
 #include <linux/pkt_sched.h>
 #include <linux/rtnetlink.h>
 #include <net/if.h>
+#include <net/if_arp.h>
 #include <sys/socket.h>
 
 #include "rtnl_message.h"
@@ -77,6 +78,16 @@ absl::StatusOr<std::vector<AddressInfo>> Rtnl::ListAddresses() {
                        .broadcast = attrs.Address(IFA_BROADCAST)};
   };
   return List<AddressInfo>(request, "list addresses", parse);
+}
+
+absl::StatusOr<bool> Rtnl::HasEthernetHeaders(int ifindex) {
+  RtnlRequest request(RTM_GETLINK, NLM_F_ACK);  // what ends a list of one
+  request.Extra<ifinfomsg>().ifi_index = ifindex;
+  const auto parse = [](const nlmsghdr& message) {
+    return std::optional(static_cast<const ifinfomsg*>(mnl_nlmsg_get_payload(&message))->ifi_type);
+  };
+  TPX_ASSIGN_OR_RETURN(const auto types, List<uint16_t>(request, "get link", parse));
+  return !types.empty() && types.front() == ARPHRD_ETHER;
 }
 
 absl::StatusOr<bool> Rtnl::HasIngressQdisc(int ifindex) {

@@ -228,6 +228,7 @@ TEST_P(DatagramsOnTheWire, GatheredDatagramsAreOneFlow) {
 
 TEST_P(OnTheWire, P08_DevicesWithoutAnEthernetHeader) {
   Tunnel tunnel;
+  runner().control().headerless = 1;
   UniqueFd link = AttachIngress(Tunnel::kDevice, runner().program_fd(Hook::kLan));
   tunnel.Send(SynTo(kProxied).Datagram());
   EXPECT_EQ(Counted(), Once("RULE_PROXY"));
@@ -244,6 +245,11 @@ TEST_P(OnTheWire, P08_DevicesWithoutAnEthernetHeader) {
   EXPECT_TRUE(ChecksumsHold(*answer));
   tunnel.Send(SynTo(kDropped).TransportBytes(10).Datagram());
   EXPECT_EQ(Counted(), Once("MALFORMED"));
+  // A source whose bytes look like the end of an Ethernet header, and what follows like an IP header.
+  const char* source = v4() ? "8.0.69.0" : "2001:db8:86dd:6000::1";
+  runner().Publish(PolicyOf({RuleFor({kDropped}, TPX_ACTION_DROP)}));
+  tunnel.Send(Packet().Ip(source, f().server).Tcp(kClientPort, kDropped).Syn().Datagram());
+  EXPECT_EQ(Counted(), Once("RULE_DROP"));
 }
 
 }  // namespace

@@ -115,7 +115,9 @@ void ProgRunner::Reset() {
                .listen_port = 0,
                .udp_flow_s = 0,
                .udp_ended = 0,
-               .netns_cookie = 0};
+               .netns_cookie = 0,
+               .headerless = 0,
+               .pad = 0};
   std::fill_n(workers_, TPX_MAX_WORKERS, tpx_worker{});
   listeners_.clear();  // closing takes them out of the sockmap
   index_by_cookie_.clear();

@@ -97,6 +97,8 @@ class Rtnl {
   absl::StatusOr<std::vector<LinkInfo>> ListLinks();
   absl::StatusOr<std::vector<AddressInfo>> ListAddresses();
 
+  // Whether what comes in by the device has an Ethernet header; kNotFound where there is no such device.
+  absl::StatusOr<bool> HasEthernetHeaders(int ifindex);
   // Whether the device has a clsact or ingress qdisc.
   absl::StatusOr<bool> HasIngressQdisc(int ifindex);
   // Whether any filter is left at either hook of a clsact qdisc.
