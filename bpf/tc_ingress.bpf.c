@@ -130,8 +130,8 @@ static __noinline int hand_off_cookie(struct __sk_buff *skb, struct packet *p) {
   return 0;
 }
 
-/* What tells that nothing stands in the way of a connection past the proxy: it is the stack's, or the FIB's where
- * its rule says so. The rules are asked each time, since nothing is remembered of it. */
+/* What tells that nothing stands in the way of a connection past the proxy: it is the stack's, or the FIB's
+ * where its rule says so. The rules are asked each time, since nothing is remembered of it. */
 static __noinline int judge_direct(struct __sk_buff *skb, struct packet *p) {
   struct tpx_verdict v = {};
 

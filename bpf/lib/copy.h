@@ -22,18 +22,18 @@ struct header_40 { /* IPv6 */
 };
 
 /*
- * Defines `int name(ctx, offset, to)`, global so that the verifier follows its ways once. Words are not aligned
- * where packets are not, which is all the same to the processors whose kernels take such programs
+ * Defines `int name(ctx, offset, to)`, global so that the verifier follows its ways once. Words are not
+ * aligned where packets are not, which is all the same to the processors whose kernels take such programs
  * (CONFIG_HAVE_EFFICIENT_UNALIGNED_ACCESS); the compiler would copy byte by byte.
  */
-#define DEFINE_LOAD(name, ctx_type, header)                                                                 \
-  __weak __noinline int name(ctx_type *ctx, __u32 offset, struct header *to) {                              \
-    const struct header *from = ctx_ethernet(ctx);                                                          \
-                                                                                                            \
-    if (!to) return -1;                                                                                     \
-    if (!from || offset > NEAR_HEADERS) return ctx_load(ctx, offset, to, sizeof(*to));                      \
-    from = (void *)from + ETH_HLEN + (offset & NEAR_HEADERS);                                               \
-    if ((void *)(from + 1) > (void *)(long)ctx->data_end) return ctx_load(ctx, offset, to, sizeof(*to));    \
-    *to = *from;                                                                                            \
-    return 0;                                                                                               \
+#define DEFINE_LOAD(name, ctx_type, header)                                                              \
+  __weak __noinline int name(ctx_type *ctx, __u32 offset, struct header *to) {                           \
+    const struct header *from = ctx_ethernet(ctx);                                                       \
+                                                                                                         \
+    if (!to) return -1;                                                                                  \
+    if (!from || offset > NEAR_HEADERS) return ctx_load(ctx, offset, to, sizeof(*to));                   \
+    from = (void *)from + ETH_HLEN + (offset & NEAR_HEADERS);                                            \
+    if ((void *)(from + 1) > (void *)(long)ctx->data_end) return ctx_load(ctx, offset, to, sizeof(*to)); \
+    *to = *from;                                                                                         \
+    return 0;                                                                                            \
   }

@@ -126,6 +126,19 @@ static __always_inline void flow_from_accepted(const struct bpf_sock *sk, struct
   f->proto = sk->protocol;
 }
 
+/* Whose route is asked for. */
+static __always_inline void set_route_ends(struct bpf_fib_lookup *fib, const struct tpx_flow *flow) {
+  if (addr_is_v4(&flow->dst)) {
+    fib->family = AF_INET;
+    fib->ipv4_src = flow->src.w[3];
+    fib->ipv4_dst = flow->dst.w[3];
+  } else {
+    fib->family = AF_INET6;
+    __builtin_memcpy(fib->ipv6_src, flow->src.w, sizeof(fib->ipv6_src));
+    __builtin_memcpy(fib->ipv6_dst, flow->dst.w, sizeof(fib->ipv6_dst));
+  }
+}
+
 /* As the struct sockaddr of its family; the number of bytes, or 0 where they have no room. */
 static __always_inline __u32 store_sockaddr(const struct tpx_target *to, void *at, void *end) {
   struct sockaddr_in6 *v6 = at;

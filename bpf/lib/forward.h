@@ -13,10 +13,9 @@
 #include <linux/pkt_cls.h>
 
 #include "answer.h"
+#include "family.h"
 
 #define PKT_TYPE_HOST 0
-#define FIB_FAMILY_V4 2   /* AF_INET */
-#define FIB_FAMILY_V6 10  /* AF_INET6 */
 #define FLOWINFO_MASK 0x0fffffff /* traffic class and flow label (IPV6_FLOWINFO_MASK) */
 #define HOPS_AT_V6 7
 
@@ -45,21 +44,15 @@ static __always_inline void ask_about(const struct __sk_buff *skb, const struct 
   fib->dport = p->flow.dport;
   fib->tot_len = length_to_send(skb, p);
   fib->ifindex = skb->ifindex;
-  if (p->is_v6) {
-    fib->family = FIB_FAMILY_V6;
+  set_route_ends(fib, &p->flow);
+  if (p->is_v6)
     fib->flowinfo = *(const __be32 *)&p->ip.v6 & bpf_htonl(FLOWINFO_MASK);
-    __builtin_memcpy(fib->ipv6_src, &p->flow.src, sizeof(fib->ipv6_src));
-    __builtin_memcpy(fib->ipv6_dst, &p->flow.dst, sizeof(fib->ipv6_dst));
-  } else {
-    fib->family = FIB_FAMILY_V4;
+  else
     fib->tos = p->ip.v4.tos;
-    fib->ipv4_src = p->ip.v4.saddr;
-    fib->ipv4_dst = p->ip.v4.daddr;
-  }
 }
 
-/* The addresses of the next link and one hop less. Of IPv4, header and checksum change by the same, so the sum that
- * the device may have given the packet stays; IPv6 has no checksum to make up for it. */
+/* The addresses of the next link and one hop less. Of IPv4, header and checksum change by the same, so the
+ * sum that the device may have given the packet stays; IPv6 has no checksum to make up for it. */
 static __always_inline long rewrite(struct __sk_buff *skb, const struct packet *p,
                                     const struct bpf_fib_lookup *fib) {
   struct {
@@ -71,7 +64,8 @@ static __always_inline long rewrite(struct __sk_buff *skb, const struct packet *
   __builtin_memcpy(head.eth.h_dest, fib->dmac, sizeof(fib->dmac));
   __builtin_memcpy(head.eth.h_source, fib->smac, sizeof(fib->smac));
   if (p->is_v6) {
-    if (bpf_skb_store_bytes(skb, ETHERNET_LEN + HOPS_AT_V6, &hops, sizeof(hops), BPF_F_RECOMPUTE_CSUM)) return -1;
+    if (bpf_skb_store_bytes(skb, ETHERNET_LEN + HOPS_AT_V6, &hops, sizeof(hops), BPF_F_RECOMPUTE_CSUM))
+      return -1;
     return bpf_skb_store_bytes(skb, 0, &head.eth, sizeof(head.eth), 0);
   }
   __builtin_memcpy(&head.ip, &p->ip.v4, sizeof(head.ip));
