@@ -12,8 +12,8 @@ constexpr size_t kMaxBytes = 32 << 20;  // more than the largest verifier log li
 
 thread_local std::string* target = nullptr;
 
-int Keep(libbpf_print_level level, const char* format, va_list args) {
-  if (target == nullptr || level == LIBBPF_DEBUG || target->size() > kMaxBytes) return 0;
+int Keep(bool asked, const char* format, va_list args) {
+  if (target == nullptr || !asked || target->size() > kMaxBytes) return 0;
   va_list again;
   va_copy(again, args);
   const int length = vsnprintf(nullptr, 0, format, args);
@@ -26,15 +26,25 @@ int Keep(libbpf_print_level level, const char* format, va_list args) {
   return length;
 }
 
+int KeepOfLibbpf(libbpf_print_level level, const char* format, va_list args) {
+  return Keep(level != LIBBPF_DEBUG, format, args);
+}
+
+int KeepOfLibxdp(libxdp_print_level level, const char* format, va_list args) {
+  return Keep(level != LIBXDP_DEBUG, format, args);
+}
+
 }  // namespace
 
 LibbpfLog::LibbpfLog() {
   target = &text_;
-  previous_ = libbpf_set_print(Keep);
+  previous_ = libbpf_set_print(KeepOfLibbpf);
+  previous_of_libxdp_ = libxdp_set_print(KeepOfLibxdp);
 }
 
 LibbpfLog::~LibbpfLog() {
   libbpf_set_print(previous_);
+  libxdp_set_print(previous_of_libxdp_);
   target = nullptr;
 }
 

@@ -2,13 +2,14 @@
 #pragma once
 
 #include <bpf/libbpf.h>
+#include <xdp/libxdp.h>
 
 #include <string>
 
 namespace tpx::bpf {
 
-// While it exists, what libbpf would print on this thread is kept instead.
-// libbpf has one print function per process, without a context argument; hence
+// While it exists, what libbpf and libxdp would print on this thread is kept
+// instead. They have one print function per process, without a context argument; hence
 // the thread-local target inside. Not nested on one thread.
 class LibbpfLog {
  public:
@@ -21,6 +22,7 @@ class LibbpfLog {
  private:
   std::string text_;
   libbpf_print_fn_t previous_;
+  libxdp_print_fn_t previous_of_libxdp_;
 };
 
 }  // namespace tpx::bpf

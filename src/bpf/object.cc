@@ -136,6 +136,16 @@ absl::StatusOr<Object> Object::LoadLocalOnMapsOf(const std::string& dir, const K
   return object;
 }
 
+absl::StatusOr<Object> Object::OpenEarlyOnMapsOf(const std::string& dir, const Knobs& knobs) {
+  TPX_ASSIGN_OR_RETURN(Object object, Open(knobs));
+  bpf_program* program = nullptr;
+  bpf_object__for_each_program(program, object.skeleton_->obj) {
+    bpf_program__set_autoload(program, program == object.skeleton_->progs.tpx_xdp_early);
+  }
+  TPX_RETURN_IF_ERROR(object.ReuseMaps(dir));
+  return object;
+}
+
 absl::StatusOr<Object> Object::LoadForTrial(const std::string& dir, std::span<const char* const> shared,
                                             const Knobs& knobs) {
   TPX_ASSIGN_OR_RETURN(Object object, Open(knobs));
@@ -171,6 +181,7 @@ absl::StatusOr<Object> Object::LoadJudge() {
   return object;
 }
 
+bpf_object* Object::handle() const { return skeleton_->obj; }
 int Object::lan_fd() const { return bpf_program__fd(skeleton_->progs.tpx_lan); }
 int Object::wan_fd() const { return bpf_program__fd(skeleton_->progs.tpx_wan); }
 int Object::xdp_fd() const { return bpf_program__fd(skeleton_->progs.tpx_xdp_early); }

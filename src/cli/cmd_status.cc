@@ -37,6 +37,7 @@ Json EarlyDropToJson(const control::StateSnapshot& state) {
     devices.push_back({{"device", e.early.device},
                        {"ifindex", e.early.ifindex},
                        {"xdp", control::XdpPlaceName(e.early.place)},
+                       {"dispatcher", e.early.dispatched && e.early.place != control::XdpPlace::kNone},
                        {"why", e.early.why},
                        {"attached", e.attached}});
   return devices;

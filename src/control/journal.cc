@@ -38,6 +38,7 @@ std::string EncodeEntry(const JournalEntry& entry) {
           [](const NetnsEntry& e) { return StrCat("netns ", e.inode); },
           [](const BpffsEntry& e) { return StrCat("bpffs ", e.path); },
           [](const QdiscEntry& e) { return StrCat("qdisc ", e.ifindex); },
+          [](const DispatcherEntry& e) { return StrCat("dispatcher ", e.ifindex); },
           [](const FilterEntry& e) {
             return StrCat("filter ", e.filter.ifindex, " ", e.filter.priority, " ", e.filter.handle);
           },
@@ -60,6 +61,8 @@ absl::StatusOr<JournalEntry> DecodeEntry(std::string_view line) {
     std::getline(in >> std::ws, entry.emplace<BpffsEntry>().path);
   } else if (kind == "qdisc") {
     in >> entry.emplace<QdiscEntry>().ifindex;
+  } else if (kind == "dispatcher") {
+    in >> entry.emplace<DispatcherEntry>().ifindex;
   } else if (kind == "filter") {
     bpf::Filter& filter = entry.emplace<FilterEntry>().filter;
     in >> filter.ifindex >> filter.priority >> filter.handle;

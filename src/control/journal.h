@@ -31,6 +31,10 @@ struct QdiscEntry {
   int ifindex = 0;
   friend bool operator==(const QdiscEntry&, const QdiscEntry&) = default;
 };
+struct DispatcherEntry {  // of libxdp, that we joined
+  int ifindex = 0;
+  friend bool operator==(const DispatcherEntry&, const DispatcherEntry&) = default;
+};
 struct FilterEntry {
   bpf::Filter filter;
   friend bool operator==(const FilterEntry& a, const FilterEntry& b) {
@@ -38,8 +42,8 @@ struct FilterEntry {
            a.filter.handle == b.filter.handle;
   }
 };
-using JournalEntry =
-    std::variant<NetnsEntry, BpffsEntry, QdiscEntry, FilterEntry, sys::PolicyRule, sys::LocalRoute>;
+using JournalEntry = std::variant<NetnsEntry, BpffsEntry, QdiscEntry, FilterEntry, DispatcherEntry,
+                                  sys::PolicyRule, sys::LocalRoute>;
 
 std::string EncodeEntry(const JournalEntry& entry);  // one line, no newline
 absl::StatusOr<JournalEntry> DecodeEntry(std::string_view line);

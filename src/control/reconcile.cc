@@ -26,6 +26,10 @@ bool IndexExists(int ifindex) {
 // qdisc of a device that still exists is left to the detach.
 bool IsDone(const JournalEntry& entry, const State& state) {
   if (const auto* qdisc = std::get_if<QdiscEntry>(&entry)) return !IndexExists(qdisc->ifindex);
+  if (const auto* joined = std::get_if<DispatcherEntry>(&entry)) {
+    const auto is_its = [&](const EarlyDrop& early) { return early.ifindex == joined->ifindex; };
+    return !IndexExists(joined->ifindex) && std::none_of(state.early.begin(), state.early.end(), is_its);
+  }
   if (const auto* filter = std::get_if<FilterEntry>(&entry)) return !IndexExists(filter->filter.ifindex);
   const auto* rule = std::get_if<sys::PolicyRule>(&entry);
   if (rule != nullptr && rule->iif == "lo") return !state.local.enabled;

@@ -64,7 +64,7 @@ void AddDevices(const Paths& paths, const State& state, StateSnapshot& snapshot)
 
 void AddEarlyDrop(const Paths& paths, const State& state, StateSnapshot& snapshot) {
   for (const EarlyDrop& early : state.early) {
-    const uint32_t program = XdpProgram(paths.pins, early.ifindex);
+    const uint32_t program = XdpProgram(paths.pins, early);
     snapshot.early.push_back({.early = early, .attached = program != 0, .program_id = program});
     char name[IF_NAMESIZE];
     const bool exists = if_indextoname(static_cast<unsigned>(early.ifindex), name) != nullptr;

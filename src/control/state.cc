@@ -33,8 +33,10 @@ Device DeviceFromJson(const json& j) {
 }
 
 json EarlyToJson(const EarlyDrop& early) {
-  return {{"device", early.device}, {"ifindex", early.ifindex}, {"place", early.place},
-          {"why", early.why},       {"asked", early.asked},     {"failed", early.failed}};
+  return {{"device", early.device},        {"ifindex", early.ifindex},
+          {"place", early.place},          {"why", early.why},
+          {"asked", early.asked},          {"failed", early.failed},
+          {"dispatched", early.dispatched}};
 }
 
 EarlyDrop EarlyFromJson(const json& j) {
@@ -43,7 +45,8 @@ EarlyDrop EarlyFromJson(const json& j) {
           .place = j.at("place").get<XdpPlace>(),
           .why = j.at("why"),
           .asked = j.at("asked").get<policy::XdpMode>(),
-          .failed = j.at("failed")};
+          .failed = j.at("failed"),
+          .dispatched = j.value("dispatched", false)};
 }
 
 json ToJson(const State& state) {

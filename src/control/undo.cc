@@ -15,6 +15,7 @@
 #include "state.h"
 #include "tpx/base/status.h"
 #include "tpx/base/strings.h"
+#include "tpx/bpf/dispatcher.h"
 #include "tpx/bpf/link.h"
 #include "tpx/bpf/pin_dir.h"
 #include "tpx/policy/config.h"
@@ -64,6 +65,7 @@ class Undoer {
 
   absl::Status CheckNetns();
   void DetachLinks(const std::string& dir);
+  void LeaveDispatchers();
   void DetachFilters();
   void DeleteRules(sys::Rtnl& rtnl);
   void DeleteRoutes(sys::Rtnl& rtnl);
@@ -80,6 +82,7 @@ class Undoer {
   std::vector<JournalEntry> journal_;
   std::set<uint32_t> tables_;  // route tables that are ours to sweep
   bool netns_gone_ = false;
+  bool joined_ = false;  // still, as it failed to leave
   bool stopped_ = false;
   absl::Status error_;
 };
@@ -167,6 +170,18 @@ void Undoer::DetachLinks(const std::string& dir) {
       error_.Update(status);
     } else {
       Settle(status, "detached from local flows");
+    }
+  }
+}
+
+void Undoer::LeaveDispatchers() {
+  for (const DispatcherEntry& entry : Entries<DispatcherEntry>()) {
+    const std::string device = DeviceName(entry.ifindex);
+    if (!Step(StrCat("leaving libxdp's dispatcher of ", device))) return;
+    for (const std::string& dir : {paths_.pins, bpf::StageDir(paths_.pins)}) {
+      const absl::StatusOr<bool> left = bpf::LeaveDispatcher(entry.ifindex, dir);
+      joined_ |= !left.ok();
+      if (!left.ok() || *left) Settle(left.status(), StrCat("detached XDP from device ", device));
     }
   }
 }
@@ -277,6 +292,7 @@ absl::Status Undoer::Run() {
   const std::string stage = bpf::StageDir(paths_.pins);
   DetachLinks(paths_.pins);
   DetachLinks(stage);
+  LeaveDispatchers();
   if (!netns_gone_) {
     TPX_ASSIGN_OR_RETURN(sys::Rtnl rtnl, sys::Rtnl::Open());
     TPX_RETURN_IF_ERROR(FindTables());
@@ -287,8 +303,10 @@ absl::Status Undoer::Run() {
     // Not before nothing is steered any more: no further one comes.
     DestroySockets(rtnl);
   }
-  RemovePins(stage);
-  RemovePins(paths_.pins);
+  if (!joined_) {  // the maps tell which part of a dispatcher is ours
+    RemovePins(stage);
+    RemovePins(paths_.pins);
+  }
   if (error_.ok()) UnmountBpffs();
   if (error_.ok()) RemoveStateFiles();
   return error_;

@@ -72,13 +72,15 @@ absl::Status Swap(Site& site, const State& state, const bpf::Object& object, con
 }
 
 // The new programs are attached; what fails from here on leaves them so.
-absl::Status PublishPins(Site& site, State& state, const std::string& stage) {
+absl::Status PublishPins(Site& site, State& state, const std::string& stage,
+                         std::vector<std::string>& lines) {
   TPX_RETURN_IF_ERROR(site.journal.Step("publishing the pins of the new programs"));
   TPX_ASSIGN_OR_RETURN(const std::vector<std::string> pins, bpf::ListPins(stage));
   for (const std::string& pin : pins) {
     TPX_RETURN_IF_ERROR(bpf::MovePin(StrCat(stage, "/", pin), StrCat(site.pins, "/", pin)));
   }
   TPX_RETURN_IF_ERROR(bpf::RemovePinDir(stage).status());
+  TPX_RETURN_IF_ERROR(RejoinDispatchers(site, state, lines));
   state.build = bpf::BuildId();
   return WriteState(site.paths, state);
 }
@@ -104,7 +106,7 @@ absl::StatusOr<UpgradeReport> Upgrade(const Paths& paths, const Checkpoint& chec
     return status;
   }
   const bool same = state.build == bpf::BuildId();
-  status = PublishPins(site, state, stage);
+  status = PublishPins(site, state, stage, report.lines);
   if (!status.ok()) {
     return absl::Status(status.code(), StrCat(journal.doing(), ": ", status.message(),
                                               "; the new programs are attached, run upgrade again"));

@@ -8,8 +8,10 @@
 #include <set>
 
 #include "instance.h"
+#include "local_output.h"
 #include "tpx/base/status.h"
 #include "tpx/base/strings.h"
+#include "tpx/bpf/dispatcher.h"
 #include "tpx/bpf/link.h"
 #include "tpx/bpf/pin_dir.h"
 
@@ -17,7 +19,7 @@ namespace tpx::control {
 namespace {
 
 constexpr const char* kSwitchedOff = "switched off by the configuration";
-constexpr std::string_view kDispatcher = "xdp_dispatcher";  // of libxdp
+constexpr const char* kDispatched = "in libxdp's dispatcher, ";  // and then why there is XDP at all
 
 bool Drops(const policy::Rule& rule) {
   // What asks for a process is of local flows.
@@ -39,13 +41,32 @@ XdpLadder AutomaticLadder(const sys::LinkInfo& link) {
   return {.rungs = {XdpPlace::kNative}, .why = StrCat("a network card (", link.bus, ")")};
 }
 
-// The program of somebody else on the device, in words.
-std::optional<std::string> Foreign(const sys::LinkInfo& link, uint32_t ours) {
-  if (link.xdp == sys::Xdp::kNone || (ours != 0 && link.xdp_program == ours)) return std::nullopt;
+uint32_t LinkedProgram(const std::string& pins, int ifindex) {
+  const absl::StatusOr<bpf::LinkState> link = bpf::InspectLink(XdpLinkPin(pins, ifindex));
+  return link.ok() && link->target == static_cast<uint32_t>(ifindex) ? link->program_id : 0;
+}
+
+// What runs on a device.
+struct Running {
+  uint32_t ours = 0;                     // program, 0 for none
+  bool dispatcher = false;               // libxdp's, with or without ours
+  std::optional<std::string> foreign{};  // in words, where there is no place for ours
+};
+
+Running RunningOn(const std::string& pins, const sys::LinkInfo& link) {
+  const uint32_t ours = LinkedProgram(pins, link.index);
+  if (link.xdp == sys::Xdp::kNone || (ours != 0 && link.xdp_program == ours)) return {.ours = ours};
   const std::string name = bpf::ProgramName(link.xdp_program).value_or("");
-  if (name == kDispatcher) return "the dispatcher of libxdp runs there, which is left alone: tc drops";
-  return StrCat("somebody else's program ", name.empty() ? "" : Quote(name) + " ",
-                "runs there and is left alone: tc drops");
+  if (!bpf::IsDispatcher(name)) {
+    return {.ours = ours,
+            .foreign = StrCat("somebody else's program ", name.empty() ? "" : Quote(name) + " ",
+                              "runs there and is left alone: tc drops")};
+  }
+  const absl::StatusOr<uint32_t> joined = bpf::ProgramInDispatcher(link.index, pins);
+  if (joined.ok()) return {.ours = *joined, .dispatcher = true};
+  return {.dispatcher = true,
+          .foreign = StrCat("libxdp's dispatcher runs there and cannot be joined (",
+                            joined.status().message(), "): tc drops")};
 }
 
 XdpPlace PlaceOf(sys::Xdp xdp) { return xdp == sys::Xdp::kNative ? XdpPlace::kNative : XdpPlace::kGeneric; }
@@ -80,6 +101,24 @@ absl::Status Climb(Site& site, const XdpLadder& ladder, EarlyDrop& early) {
   return absl::OkStatus();
 }
 
+// Beside the programs of others, where the dispatcher runs already. What fails is left to a reload.
+absl::Status Join(Site& site, const State& state, const sys::LinkInfo& link, const XdpLadder& ladder,
+                  EarlyDrop& early) {
+  early.dispatched = true;
+  TPX_RETURN_IF_ERROR(
+      site.journal.Record(DispatcherEntry{link.index}, StrCat("joining libxdp's dispatcher of ", link.name)));
+  const absl::Status joined = bpf::JoinDispatcher(link.index, site.pins, KnobsOf(state));
+  if (joined.ok()) {
+    early.place = PlaceOf(link.xdp);
+    early.why = StrCat(kDispatched, ladder.why);
+  } else {
+    early.failed = true;
+    early.why =
+        StrCat("libxdp's dispatcher runs there, and joining it failed (", joined.message(), "): tc drops");
+  }
+  return absl::OkStatus();
+}
+
 absl::Status Detach(Site& site, int ifindex, const std::string& name) {
   const std::string pin = XdpLinkPin(site.pins, ifindex);
   if (!bpf::Exists(pin)) return absl::OkStatus();
@@ -87,8 +126,16 @@ absl::Status Detach(Site& site, int ifindex, const std::string& name) {
   return bpf::DestroyLink(pin);
 }
 
+absl::Status Leave(Site& site, int ifindex, const std::string& name) {
+  TPX_RETURN_IF_ERROR(site.journal.Step(StrCat("leaving libxdp's dispatcher of ", name)));
+  return bpf::LeaveDispatcher(ifindex, site.pins).status();
+}
+
 // Whether what is attached stays as it is.
-bool IsSettled(const XdpLadder& ladder, const EarlyDrop* before, XdpPlace now, policy::XdpMode asked) {
+bool IsSettled(const XdpLadder& ladder, const Running& running, const EarlyDrop* before, XdpPlace now,
+               policy::XdpMode asked) {
+  if (running.ours == 0) return false;
+  if (running.dispatcher) return !ladder.rungs.empty();  // its mode is its owner's
   const bool fits = std::find(ladder.rungs.begin(), ladder.rungs.end(), now) != ladder.rungs.end();
   // Further down the ladder than its top only where the same was asked for before.
   return fits && (now == ladder.rungs.front() || (before != nullptr && before->asked == asked));
@@ -98,30 +145,55 @@ absl::StatusOr<EarlyDrop> SyncDevice(Site& site, const State& state, const sys::
                                      const std::vector<sys::LinkInfo>& links, XdpAttempts attempts) {
   EarlyDrop early{.device = link.name, .ifindex = link.index, .asked = state.xdp};
   const EarlyDrop* before = Find(state.early, link.index);
-  const uint32_t ours = XdpProgram(site.pins, link.index);
+  const Running running = RunningOn(site.pins, link);
   const XdpLadder ladder = [&]() -> XdpLadder {
     if (!state.xdp_idle.empty()) return {.why = state.xdp_idle};
-    if (std::optional<std::string> foreign = Foreign(link, ours)) return {.why = *std::move(foreign)};
+    if (running.foreign) return {.why = *running.foreign};
     return LadderOf(state.xdp, link, links);
   }();
-  if (ours != 0 && IsSettled(ladder, before, PlaceOf(link.xdp), state.xdp)) {
+  if (IsSettled(ladder, running, before, PlaceOf(link.xdp), state.xdp)) {
     early.place = PlaceOf(link.xdp);
-    early.why = before != nullptr && before->place == early.place ? before->why : ladder.why;
+    early.dispatched = running.dispatcher;
+    const bool same = before != nullptr && !before->failed && before->place == early.place &&
+                      before->dispatched == early.dispatched;
+    early.why = same ? before->why : StrCat(running.dispatcher ? kDispatched : "", ladder.why);
     return early;
   }
   TPX_RETURN_IF_ERROR(Detach(site, link.index, link.name));
+  if (running.dispatcher && running.ours != 0) {
+    TPX_RETURN_IF_ERROR(site.journal.Step(StrCat("leaving libxdp's dispatcher of ", link.name)));
+    const absl::Status left = bpf::LeaveDispatcher(link.index, site.pins).status();
+    if (!left.ok()) {  // the next call tries again
+      early.place = PlaceOf(link.xdp);
+      early.dispatched = early.failed = true;
+      early.why = StrCat("although ", ladder.why, ": ", left.message());
+      return early;
+    }
+  }
   if (ladder.rungs.empty()) {
     early.why = ladder.why;
     return early;
   }
-  const bool again = before != nullptr && before->failed && before->asked == state.xdp;
+  const bool again = before != nullptr && before->failed && before->asked == state.xdp &&
+                     before->dispatched == running.dispatcher;
   if (again && attempts == XdpAttempts::kNew) return *before;
-  TPX_RETURN_IF_ERROR(Climb(site, ladder, early));
+  TPX_RETURN_IF_ERROR(running.dispatcher ? Join(site, state, link, ladder, early)
+                                         : Climb(site, ladder, early));
   return early;
 }
 
 // From devices that are gone, or are LAN devices no more.
-absl::Status DetachOthers(Site& site, const std::set<int>& wanted) {
+absl::Status DetachOthers(Site& site, const State& state, const std::vector<sys::LinkInfo>& links,
+                          const std::set<int>& wanted) {
+  for (const EarlyDrop& early : state.early) {
+    if (early.dispatched && wanted.count(early.ifindex) == 0)
+      TPX_RETURN_IF_ERROR(Leave(site, early.ifindex, early.device));
+  }
+  for (const sys::LinkInfo& link : links) {  // what was killed may have joined where the state does not tell
+    if (wanted.count(link.index) != 0 || link.xdp == sys::Xdp::kNone) continue;
+    const Running running = RunningOn(site.pins, link);
+    if (running.dispatcher && running.ours != 0) TPX_RETURN_IF_ERROR(Leave(site, link.index, link.name));
+  }
   constexpr std::string_view kPrefix = "link_xdp_";
   TPX_ASSIGN_OR_RETURN(const std::vector<std::string> pins, bpf::ListPins(site.pins));
   for (const std::string& pin : pins) {
@@ -186,23 +258,35 @@ absl::Status SyncXdp(Site& site, State& state, XdpAttempts attempts, std::vector
     Tell(now, Find(state.early, device.ifindex), state, lines);
     early.push_back(std::move(now));
   }
-  TPX_RETURN_IF_ERROR(DetachOthers(site, wanted));
+  TPX_RETURN_IF_ERROR(DetachOthers(site, state, links, wanted));
   state.early = std::move(early);
   return absl::OkStatus();
 }
 
 absl::Status ReplaceXdp(Site& site, const State& state, int program_fd) {
   for (const EarlyDrop& early : state.early) {
-    if (XdpProgram(site.pins, early.ifindex) == 0) continue;
+    if (LinkedProgram(site.pins, early.ifindex) == 0) continue;
     TPX_RETURN_IF_ERROR(site.journal.Step(StrCat("replacing the XDP program of ", early.device)));
     TPX_RETURN_IF_ERROR(bpf::ReplaceLinkProgram(XdpLinkPin(site.pins, early.ifindex), program_fd));
   }
   return absl::OkStatus();
 }
 
-uint32_t XdpProgram(const std::string& pins, int ifindex) {
-  const absl::StatusOr<bpf::LinkState> link = bpf::InspectLink(XdpLinkPin(pins, ifindex));
-  return link.ok() && link->target == static_cast<uint32_t>(ifindex) ? link->program_id : 0;
+absl::Status RejoinDispatchers(Site& site, State& state, std::vector<std::string>& lines) {
+  bool left = false;
+  for (const Device& device : state.devices) {
+    if (device.role != Role::kLan) continue;
+    TPX_RETURN_IF_ERROR(site.journal.Step(StrCat("leaving libxdp's dispatcher of ", device.name)));
+    TPX_ASSIGN_OR_RETURN(const bool found, bpf::LeaveDispatcher(device.ifindex, site.pins));
+    left |= found;
+  }
+  // Where ours was the last one there is no dispatcher any more.
+  return left ? SyncXdp(site, state, XdpAttempts::kAll, lines) : absl::OkStatus();
+}
+
+uint32_t XdpProgram(const std::string& pins, const EarlyDrop& early) {
+  if (!early.dispatched) return LinkedProgram(pins, early.ifindex);
+  return bpf::ProgramInDispatcher(early.ifindex, pins).value_or(0);
 }
 
 }  // namespace tpx::control

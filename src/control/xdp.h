@@ -31,10 +31,13 @@ enum class XdpAttempts { kAll, kNew };  // kNew: not again where attaching has f
 // what changed. The caller writes the state. The errors are those of steps.
 absl::Status SyncXdp(Site& site, State& state, XdpAttempts attempts, std::vector<std::string>& lines);
 
-// Puts another program in the place of the attached ones, each in one step.
+// Puts another program in the place of the attached ones, each in one step; those in libxdp's dispatchers
+// stay.
 absl::Status ReplaceXdp(Site& site, const State& state, int program_fd);
+// Does the same for those in dispatchers, where tc drops alone for a moment.
+absl::Status RejoinDispatchers(Site& site, State& state, std::vector<std::string>& lines);
 
 // The id of our program that runs on the device, 0 for none.
-uint32_t XdpProgram(const std::string& pins, int ifindex);
+uint32_t XdpProgram(const std::string& pins, const EarlyDrop& early);
 
 }  // namespace tpx::control

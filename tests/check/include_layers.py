@@ -25,6 +25,7 @@ LAYERS = {
 }
 LIBRARIES = {
     "bpf/": {"bpf"},
+    "xdp/": {"bpf"},
     "tpx.skel.h": {"bpf"},
     "liburing": {"io"},
     "libmnl": {"sys"},

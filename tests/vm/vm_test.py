@@ -121,47 +121,52 @@ def add_program(root, program, name=None):
     target = root / "usr/bin" / (name or pathlib.Path(program).name)
     target.parent.mkdir(parents=True, exist_ok=True)
     run("strip", "-o", target, program)
+    add_libraries(root, program)
+
+
+def add_libraries(root, program):  # or those of a library
     for library in re.findall(r"(/\S+) \(0x", run("ldd", program)):
         copy = root / library.lstrip("/")
         copy.parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(library, copy)
 
 
-def build_initramfs(folder, version):
+def build_initramfs(folder, version, tools=GUEST_TOOLS, init="guest.sh", add_more=lambda root: None):
     root = folder / "root"
     for name in ("bin", "dev", "proc", "run", "sbin", "sys", "tmp", "usr/sbin"):
         (root / name).mkdir(parents=True)
     add_modules(root, folder / "kernel", version)
     shutil.copy("/bin/busybox", root / "bin/busybox")
     for applet in run("/bin/busybox", "--list").split():
-        if applet not in (*GUEST_TOOLS, "busybox", "sh"):
+        if applet not in (*tools, "busybox", "sh"):
             (root / ("sbin" if applet == "modprobe" else "bin") / applet).symlink_to("/bin/busybox")
     # busybox's own shell would take its applet for `ip`
     add_program(root, "/bin/dash", "dash")
     (root / "bin/sh").symlink_to("/usr/bin/dash")
-    for tool in GUEST_TOOLS:
+    for tool in tools:
         add_program(root, find(tool))
     add_program(root, BINARY, "tpx-bpf")
     shutil.copy(HERE / "network.sh", root / "network.sh")
-    shutil.copy(HERE / "guest.sh", root / "init")
+    shutil.copy(HERE / init, root / "init")
     (root / "init").chmod(0o755)
+    add_more(root)
     names = "\n".join(str(path.relative_to(root)) for path in sorted(root.rglob("*")))
     archive = folder / "initramfs"
     archive.write_bytes(run("cpio", "-o", "-H", "newc", "-R", "0:0", "--quiet", cwd=root, input=names.encode()))
     return archive
 
 
-def boot(kernel, archive):
+def boot(kernel, archive, seconds=SECONDS):
     """The guest's console, and why it ended if not by itself."""
     command = [QEMU, "-accel", "tcg", "-cpu", "max", "-smp", "2", "-m", "1024", "-display", "none", "-nodefaults",
                "-no-reboot", "-nic", "none", "-serial", "stdio", "-kernel", str(kernel), "-initrd", str(archive),
                "-append", "console=ttyS0 loglevel=4 panic=-1"]
     try:
         done = subprocess.run(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-                              timeout=SECONDS, check=False)
+                              timeout=seconds, check=False)
         output, end = done.stdout, None if done.returncode == 0 else f"QEMU ended with {done.returncode}"
     except subprocess.TimeoutExpired as late:
-        output, end = late.stdout or b"", f"the guest was not done after {SECONDS} s"
+        output, end = late.stdout or b"", f"the guest was not done after {seconds} s"
     return output.decode(errors="replace").replace("\r", ""), end
 
 

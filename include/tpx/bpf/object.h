@@ -11,6 +11,7 @@
 #include "absl/status/statusor.h"
 
 struct bpf_map;
+struct bpf_object;
 struct tpx_bpf;
 
 namespace tpx::bpf {
@@ -36,6 +37,9 @@ class Object {
   // The programs for local flows alone, on the maps that are pinned in `dir`.
   static absl::StatusOr<Object> LoadLocalOnMapsOf(const std::string& dir, const Knobs& knobs);
 
+  // The program of XDP alone, on the maps that are pinned in `dir`, and not loaded: libxdp does that.
+  static absl::StatusOr<Object> OpenEarlyOnMapsOf(const std::string& dir, const Knobs& knobs);
+
   // The programs that judge new flows of the LAN and local ones, for runs on flows that are none. Of the maps
   // those named are the ones pinned in `dir`, the others are its own.
   static absl::StatusOr<Object> LoadForTrial(const std::string& dir, std::span<const char* const> shared,
@@ -51,6 +55,7 @@ class Object {
   int xdp_fd() const;
   int judge_fd() const;
   int try_local_fd() const;
+  bpf_object* handle() const;
   // Pin each program that is loaded, or each map, into the directory under its name.
   absl::Status PinPrograms(const std::string& dir) const;
   absl::Status PinMaps(const std::string& dir) const;  // its own

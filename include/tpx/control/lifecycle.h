@@ -53,7 +53,8 @@ struct EarlyDrop {
   XdpPlace place = XdpPlace::kNone;
   std::string why{};  // there and not in a better place
   policy::XdpMode asked = policy::XdpMode::kAuto;
-  bool failed = false;  // to attach, although it should have been possible
+  bool failed = false;      // to attach, although it should have been possible
+  bool dispatched = false;  // in libxdp's dispatcher, or not even there
   friend bool operator==(const EarlyDrop&, const EarlyDrop&) = default;
 };
 

@@ -15,6 +15,7 @@ const std::vector<JournalEntry> kEntries = {
     NetnsEntry{4026531840},
     BpffsEntry{"/sys/fs/with a blank"},
     QdiscEntry{7},
+    DispatcherEntry{8},
     FilterEntry{{.ifindex = 7, .priority = 1, .handle = 9}},
     sys::PolicyRule{
         .family = sys::Family::kIpv6, .iif = "eth0.100", .mark = 1, .mask = 3, .table = 9, .priority = 4},
@@ -74,12 +75,12 @@ TEST_F(JournalTest, ForgetsWhatIsDoneAndRepeated) {
   for (const JournalEntry& entry : kEntries) ASSERT_TRUE(journal->Record(entry, "").ok());
   ASSERT_TRUE(journal->Record(kEntries[0], "").ok());
   const auto done = [](const JournalEntry& entry) {
-    return entry == kEntries[2] || entry == kEntries[3] || entry == kEntries[4];
+    return entry == kEntries[2] || entry == kEntries[4] || entry == kEntries[5];
   };
   ASSERT_TRUE(journal->Forget(paths_, done).ok());
   ASSERT_TRUE(journal->Record(QdiscEntry{8}, "").ok());
   EXPECT_EQ(*ReadJournal(paths_),
-            (std::vector<JournalEntry>{kEntries[0], kEntries[1], kEntries[5], QdiscEntry{8}}));
+            (std::vector<JournalEntry>{kEntries[0], kEntries[1], kEntries[3], kEntries[6], QdiscEntry{8}}));
 }
 
 }  // namespace

@@ -37,7 +37,8 @@ TEST_F(StateTest, StateSurvivesTheWayThroughTheFile) {
                                .place = XdpPlace::kNative,
                                .why = "so",
                                .asked = policy::XdpMode::kOff,
-                               .failed = true}},
+                               .failed = true,
+                               .dispatched = true}},
                     .build = "0123456789abcdef",
                     .rule_counters = {{7, {{"x", 0}, {"default", 1}}}, {8, {{"default", 1}}}}};
   ASSERT_TRUE(WriteState(paths_, state).ok());
