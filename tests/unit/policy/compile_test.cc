@@ -157,6 +157,14 @@ TEST(Compile, ClassifiesOtherProtocolsOnlyWhereTheyMayBeStopped) {
   EXPECT_EQ(others({.action = TPX_ACTION_DROP, .matches_nothing = true}), 0u);
 }
 
+TEST(Compile, SaysWhetherSomeRuleForwards) {
+  const CompiledPolicy with = Compiled(WithDefault({Rule{}, Rule{.forward = TPX_FORWARD_FIB}}));
+  EXPECT_EQ(with.tables->forwards, 1u);
+  EXPECT_EQ(with.tables->rules[0].forward, TPX_FORWARD_STACK);
+  EXPECT_EQ(with.tables->rules[1].forward, TPX_FORWARD_FIB);
+  EXPECT_EQ(Compiled(WithDefault({Rule{}})).tables->forwards, 0u);
+}
+
 TEST(Compile, AllOfIpv6IsNotIpv4) {
   CompiledPolicy compiled =
       Compiled(WithDefault({Rule{.dst = {Net("::/0")}, .action = TPX_ACTION_DROP},

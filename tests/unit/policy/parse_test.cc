@@ -92,7 +92,9 @@ TEST(ParseConfig, ReadsEveryKey) {
                                      .line = 17,
                                      .column = 5}));
   EXPECT_EQ(c.policy.rules[7].target, (Endpoint{*IpAddr::Parse("::1"), 53}));
-  EXPECT_EQ(c.policy.rules[11], (Rule{.name = "guests", .vlans = {100, 4094}, .line = 34, .column = 5}));
+  EXPECT_EQ(
+      c.policy.rules[11],
+      (Rule{.name = "guests", .vlans = {100, 4094}, .forward = TPX_FORWARD_FIB, .line = 34, .column = 5}));
   EXPECT_EQ(c.policy.rules[12], (Rule{.name = "own",
                                       .uids = {{1, 1}, {33, 33}, {2000, 2010}},
                                       .gids = {{0, 0}, {1, 1}},
