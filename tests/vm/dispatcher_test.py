@@ -3,7 +3,8 @@
 """Runs tests/netns/xdp_dispatcher_test.py on Debian's cloud kernel: libxdp's dispatcher needs a kernel that lets
 functions of BPF programs be replaced, which not every kernel that runs these tests does.
 
-Arguments are those of the test, as names of its cases.
+Arguments are those of the test, as names of its cases. Emulated, each kill takes ten seconds: unless TPX_TEST_SCALE says
+otherwise there are three tenths of them.
 """
 import os
 import pathlib
@@ -46,6 +47,7 @@ def add_tests(root):
     folder.mkdir(parents=True)
     shutil.copy(DISPATCHER, folder)
     (root / "repo/arguments").write_text(" ".join(sys.argv[1:]))
+    (root / "repo/scale").write_text(os.environ.get("TPX_TEST_SCALE", "0.3"))
 
 
 def main():

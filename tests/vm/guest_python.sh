@@ -10,6 +10,6 @@ mount -t tmpfs tmp /tmp
 mount -t bpf -o mode=700 bpf /sys/fs/bpf
 mount -t cgroup2 cgroup2 /sys/fs/cgroup
 ip link set lo up
-python3 /repo/tests/netns/xdp_dispatcher_test.py $(cat /repo/arguments) 2>&1
+TPX_TEST_SCALE=$(cat /repo/scale) python3 /repo/tests/netns/xdp_dispatcher_test.py $(cat /repo/arguments) 2>&1
 echo "exit status $?"
 poweroff -f
