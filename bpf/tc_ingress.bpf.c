@@ -130,12 +130,12 @@ static __noinline int hand_off_cookie(struct __sk_buff *skb, struct packet *p) {
   return 0;
 }
 
-/* What tells that nothing stands in the way of a connection past the proxy: it is the stack's, or the FIB's
- * where its rule says so. The rules are asked each time, since nothing is remembered of it. */
+/* A connection past the proxy is the stack's, or the FIB's where its rule says so. The rules are asked each
+ * time, and who sends it, since nothing is remembered of it. */
 static __noinline int judge_direct(struct __sk_buff *skb, struct packet *p) {
   struct tpx_verdict v = {};
 
-  if (!p || !some_rule_forwards()) return TPX_R_DIRECT;
+  if (!p || !some_rule_forwards() || is_martian(&p->flow)) return TPX_R_DIRECT;
   note_link(skb, p);
   return tpx_evaluate(&p->flow, &p->link, &v) || !v.forward ? TPX_R_DIRECT : TPX_R_FORWARDED;
 }

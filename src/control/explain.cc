@@ -129,7 +129,11 @@ absl::StatusOr<std::optional<ExplainedRule>> ReadRule(const std::string& pins, c
     if (counter == counters.end()) continue;
     TPX_ASSIGN_OR_RETURN(const bool counted, WasCounted(hits, counter->second));
     if (counted)
-      return ExplainedRule{.name = rule.name, .action = rule.action, .line = rule.line, .limit = rule.limit};
+      return ExplainedRule{.name = rule.name,
+                           .action = rule.action,
+                           .line = rule.line,
+                           .limit = rule.limit,
+                           .forward = rule.forward};
   }
   return std::nullopt;
 }
@@ -194,6 +198,10 @@ absl::Status RunLocal(const Trial& trial, const TrialFlow& flow, const RuleCount
 
 // What other packets, or another program, may have to say.
 void NoteLimits(const TrialFlow& flow, Explanation& explanation) {
+  if (explanation.rule && explanation.rule->forward == TPX_FORWARD_FIB)
+    explanation.notes.push_back(
+        StrCat("rule ", Quote(explanation.rule->name),
+               " says forward: fib: behind its first packet the flow goes past netfilter (forwarded)"));
   if (explanation.rule && explanation.rule->limit.per_second != 0)
     explanation.notes.push_back(
         StrCat("rule ", Quote(explanation.rule->name), " takes ", explanation.rule->limit.per_second,

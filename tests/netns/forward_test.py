@@ -208,6 +208,13 @@ class Forward(UdpCase):
             client.sendall(b"more")
             self.assertEqual(product.receive(server, 4), b"more")
 
+    def test_explain_says_so(self):
+        self.start(product.rule("proxy", "web", {"dport": 8080}), around())
+        for family in harness.FAMILIES:
+            for port, said in ((PORT, True), (8080, False)):
+                notes = self.explained("tcp", (family.client, 50000), (family.server, port))["notes"]
+                self.assertEqual(any("forward: fib" in note for note in notes), said, notes)
+
     def test_beside_what_is_proxied(self):
         self.start(product.rule("proxy", "web", {"dport": 8080}), around())
         for family in harness.FAMILIES:

@@ -154,6 +154,16 @@ TEST_P(Forward, WithoutANeighbourOrARoute) {
   ExpectLeftToTheStack(To(v4() ? "203.0.113.200" : "2001:db8:4::1").Tcp(kClientPort, kForwarded).Ack());
 }
 
+// Whoever sends from there, the stack has its own opinion of it.
+TEST_P(Forward, FromWhereNothingIsForwarded) {
+  for (const char* source : {f().gateway, f().link_local, f().loopback, f().multicast, f().unspecified})
+    EXPECT_EQ(Lan(Packet().Ip(source, server()).Tcp(kClientPort, kForwarded).Ack()), Leaves(TPX_R_DIRECT))
+        << source;
+  const Packet link_local = Packet().Ip(f().link_local, server()).Udp(kClientPort, kForwarded);
+  EXPECT_EQ(Lan(link_local), Leaves(TPX_R_RULE_BYPASS));
+  EXPECT_EQ(Lan(link_local), Leaves(TPX_R_DIRECT));
+}
+
 TEST_P(Forward, BackToWhereItCameFrom) {
   ExpectLeftToTheStack(To(behind_itself()).Tcp(kClientPort, kForwarded).Ack());
 }

@@ -39,6 +39,7 @@ struct ExplainedRule {
   tpx_action action = TPX_ACTION_BYPASS;
   int line = 0;  // in the file; 0 for the implicit ones
   policy::RateLimit limit;
+  tpx_forward forward = TPX_FORWARD_STACK;
 };
 
 struct Explanation {
