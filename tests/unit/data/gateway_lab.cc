@@ -293,7 +293,7 @@ uint64_t WorkerTest::Count(tpx_worker_counter counter) {
 uint32_t WorkerTest::State() { return std::atomic_ref<__u32>(slot_.state).load(std::memory_order_relaxed); }
 
 bool WorkerTest::Eventually(const std::function<bool()>& condition) {
-  for (int i = 0; i < 1000; ++i) {
+  for (int i = 0; i < 6000; ++i) {  // half a minute: a sanitized test is slow beside others
     if (condition()) return true;
     std::this_thread::sleep_for(std::chrono::milliseconds(5));
   }
