@@ -181,7 +181,7 @@ class Bench:
             os.sched_setaffinity(int(thread.name), {cpu})
             clock = lambda: int((thread / "schedstat").read_text().split()[0])
             before, spent = self.counted(hook), clock()
-            self.at(self.sender, "taskset", "-c", cpu, sys.executable, pathlib.Path(__file__), "--flood", self.pin,
+            self.at(self.sender, "taskset", "-c", cpu, sys.executable, __file__, "--flood", self.pin,
                     self.ifindex, self.mac, seconds)
             time.sleep(0.2)
             spent = clock() - spent

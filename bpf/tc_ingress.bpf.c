@@ -3,7 +3,7 @@
  * tc ingress: decide for each packet from a LAN or WAN device whether the stack
  * forwards it, delivers it locally (steered: only the mark is set, no byte
  * changes), refuses it with a RST or an ICMP error, or drops it. Passing returns TC_ACT_UNSPEC, so other
- * programs and filters on the device still run.
+ * programs and filters on the device still run; what a rule has forwarded by the FIB leaves at once.
  */
 #include <linux/bpf.h>
 #include <bpf/bpf_helpers.h>

@@ -22,13 +22,13 @@ struct header_40 { /* IPv6 */
 };
 
 /*
- * Defines `int name(ctx, offset, to)`, global so that the verifier follows its ways once. Words are not
- * aligned where packets are not, which is all the same to the processors whose kernels take such programs
- * (CONFIG_HAVE_EFFICIENT_UNALIGNED_ACCESS); the compiler would copy byte by byte.
+ * Defines `int PREFIX_load_SIZE(ctx, offset, to)`, global so that the verifier follows its ways once. Words
+ * are not aligned where packets are not, which is all the same to the processors whose kernels take such
+ * programs (CONFIG_HAVE_EFFICIENT_UNALIGNED_ACCESS); the compiler would copy byte by byte.
  */
-#define DEFINE_LOAD(name, ctx_type, header)                                                              \
-  __weak __noinline int name(ctx_type *ctx, __u32 offset, struct header *to) {                           \
-    const struct header *from = ctx_ethernet(ctx);                                                       \
+#define DEFINE_LOAD(prefix, size)                                                                        \
+  __weak __noinline int prefix##_load_##size(ctx_t *ctx, __u32 offset, struct header_##size *to) {       \
+    const struct header_##size *from = ctx_ethernet(ctx);                                                \
                                                                                                          \
     if (!to) return -1;                                                                                  \
     if (!from || offset > NEAR_HEADERS) return ctx_load(ctx, offset, to, sizeof(*to));                   \
@@ -36,4 +36,13 @@ struct header_40 { /* IPv6 */
     if ((void *)(from + 1) > (void *)(long)ctx->data_end) return ctx_load(ctx, offset, to, sizeof(*to)); \
     *to = *from;                                                                                         \
     return 0;                                                                                            \
+  }                                                                                                      \
+  static __always_inline int ctx_load_##size(ctx_t *ctx, __u32 offset, void *to) {                       \
+    return prefix##_load_##size(ctx, offset, to);                                                        \
   }
+
+/* For who has defined ctx_t, ctx_ethernet() and ctx_load(). */
+#define DEFINE_LOADS(prefix) \
+  DEFINE_LOAD(prefix, 8)     \
+  DEFINE_LOAD(prefix, 20)    \
+  DEFINE_LOAD(prefix, 40)

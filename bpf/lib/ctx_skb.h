@@ -47,12 +47,7 @@ static __always_inline long ctx_load(struct __sk_buff *skb, __u32 offset, void *
   return err ? ctx_load_scattered(skb, offset, to, len) : 0;
 }
 
-DEFINE_LOAD(tpx_skb_load_8, struct __sk_buff, header_8)
-DEFINE_LOAD(tpx_skb_load_20, struct __sk_buff, header_20)
-DEFINE_LOAD(tpx_skb_load_40, struct __sk_buff, header_40)
-#define ctx_load_8(skb, offset, to) tpx_skb_load_8(skb, offset, (struct header_8 *)(to))
-#define ctx_load_20(skb, offset, to) tpx_skb_load_20(skb, offset, (struct header_20 *)(to))
-#define ctx_load_40(skb, offset, to) tpx_skb_load_40(skb, offset, (struct header_40 *)(to))
+DEFINE_LOADS(tpx_skb)
 
 static __always_inline __be16 ctx_protocol(const struct __sk_buff *skb) { return skb->protocol; }
 

@@ -29,12 +29,7 @@ static __always_inline const void *ctx_ethernet(const struct xdp_md *xdp) {
   return (void *)(eth + 1) <= (void *)(long)xdp->data_end ? eth : 0;
 }
 
-DEFINE_LOAD(tpx_xdp_load_8, struct xdp_md, header_8)
-DEFINE_LOAD(tpx_xdp_load_20, struct xdp_md, header_20)
-DEFINE_LOAD(tpx_xdp_load_40, struct xdp_md, header_40)
-#define ctx_load_8(xdp, offset, to) tpx_xdp_load_8(xdp, offset, (struct header_8 *)(to))
-#define ctx_load_20(xdp, offset, to) tpx_xdp_load_20(xdp, offset, (struct header_20 *)(to))
-#define ctx_load_40(xdp, offset, to) tpx_xdp_load_40(xdp, offset, (struct header_40 *)(to))
+DEFINE_LOADS(tpx_xdp)
 
 static __always_inline __be16 ctx_protocol(const struct xdp_md *xdp) {
   const struct ethhdr *eth = ctx_ethernet(xdp);

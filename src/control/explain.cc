@@ -197,7 +197,7 @@ absl::Status RunLocal(const Trial& trial, const TrialFlow& flow, const RuleCount
 }
 
 // What other packets, or another program, may have to say.
-void NoteLimits(const TrialFlow& flow, Explanation& explanation) {
+void NoteCircumstances(const TrialFlow& flow, Explanation& explanation) {
   if (explanation.rule && explanation.rule->forward == TPX_FORWARD_FIB)
     explanation.notes.push_back(
         StrCat("rule ", Quote(explanation.rule->name),
@@ -223,7 +223,7 @@ absl::Status Run(const Trial& trial, const TrialFlow& flow, int ifindex, const R
   if (explanation.reason == TPX_R_RULE_PROXY) {
     TPX_ASSIGN_OR_RETURN(explanation.steered, ReadVerdict(trial.pins(), KeyOf(flow)));
   }
-  NoteLimits(flow, explanation);
+  NoteCircumstances(flow, explanation);
   return absl::OkStatus();
 }
 
