@@ -48,7 +48,7 @@ static __always_inline int find_original(struct bpf_sock *sk, struct tpx_target 
     *to = *noted;
     return 1;
   }
-  if (addr_never_sends(&flow.dst) || bpf_map_lookup_elem(&tpx_local, &flow.dst)) return 0;
+  if (addr_never_sends(&flow.dst) || is_local(&flow.dst)) return 0;
   to->addr = flow.dst;
   to->port = flow.dport;
   return 1;

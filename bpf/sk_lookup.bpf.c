@@ -25,9 +25,7 @@
 
 #define LOOPBACK 1 /* the index of lo in every network namespace */
 
-static __always_inline int is_own(const struct tpx_addr *a) {
-  return addr_never_proxied(a) || bpf_map_lookup_elem(&tpx_local, a);
-}
+static __always_inline int is_own(const struct tpx_addr *a) { return addr_never_proxied(a) || is_local(a); }
 
 /* LAN devices are the others: the index is 0 where old kernels gather packets. */
 static __always_inline int is_from_wan(__u32 ifindex) {

@@ -120,7 +120,7 @@ static __always_inline int judge_syn(struct __sk_buff *skb, struct packet *p) {
 }
 
 /* Nothing is left of what was decided for the SYN, and sk_lookup does not know the link. */
-static __noinline int hand_off_cookie(struct __sk_buff *skb, struct packet *p) {
+__weak __noinline int tpx_hand_off_cookie(struct __sk_buff *skb, struct packet *p) {
   struct tpx_verdict v = {};
 
   if (!p || !asked_attributes()) return 0;
@@ -132,7 +132,7 @@ static __noinline int hand_off_cookie(struct __sk_buff *skb, struct packet *p) {
 
 /* A connection past the proxy is the stack's, or the FIB's where its rule says so. The rules are asked each
  * time, and who sends it, since nothing is remembered of it. */
-static __noinline int judge_direct(struct __sk_buff *skb, struct packet *p) {
+__weak __noinline int tpx_direct(struct __sk_buff *skb, struct packet *p) {
   struct tpx_verdict v = {};
 
   if (!p || !some_rule_forwards() || is_martian(&p->flow)) return TPX_R_DIRECT;
@@ -157,8 +157,8 @@ static __always_inline int judge_tcp(struct __sk_buff *skb, struct packet *p, in
   }
   if (owner != OWNED_BY_NONE) return judge_owned(skb, p);
   if (!from_lan) return TPX_R_WAN;
-  if (!is_valid_cookie(p)) return judge_direct(skb, p);
-  hand_off_cookie(skb, p);
+  if (!tpx_is_valid_cookie(p)) return tpx_direct(skb, p);
+  tpx_hand_off_cookie(skb, p);
   return TPX_R_COOKIE;
 }
 
@@ -191,7 +191,7 @@ static __noinline int judge_answer(struct __sk_buff *skb, struct packet *p, stru
  * shall not push out what is not. What is addressed to a port that the proxy has
  * borrowed goes there, whoever sends it, unless the rules say otherwise.
  */
-static __noinline int judge_new_datagram(struct __sk_buff *skb, struct packet *p) {
+__weak __noinline int tpx_new_datagram(struct __sk_buff *skb, struct packet *p) {
   struct tpx_verdict v = {};
   int reason, exceeded;
 
@@ -239,10 +239,10 @@ static __always_inline int judge_datagram(struct __sk_buff *skb, struct packet *
   __u32 now = now_s();
 
   v = bpf_map_lookup_elem(&tpx_flows, &p->flow);
-  if (!v || age_s(v, now) > udp_flow_s()) return judge_new_datagram(skb, p);
+  if (!v || age_s(v, now) > udp_flow_s()) return tpx_new_datagram(skb, p);
   if (is_for_upstream(v) && udp_owner(skb, &p->flow, tpx_own_mark) != OWNED_BY_SOCKET)
-    return judge_new_datagram(skb, p);
-  if (v->seen_s != now) v->seen_s = now;
+    return tpx_new_datagram(skb, p);
+  note_seen(&p->flow, v, now);
   if (v->fragmentable != p->may_fragment) v->fragmentable = p->may_fragment;
   return is_for_upstream(v) ? TPX_R_ESTABLISHED : judge_known_datagram(&p->flow, v);
 }
@@ -283,7 +283,7 @@ static __always_inline int fate_at(const struct tpx_frag_key *key) {
 
 /* Its own datagram's, else that of the last first fragment between these addresses: mostly it is the same
  * flow's. *ahead: the fragment came before its first one. */
-static __noinline int remembered_fate(struct packet *p, int *ahead) {
+__weak __noinline int tpx_remembered_fate(struct packet *p, int *ahead) {
   struct tpx_frag_key key;
   int fate;
 
@@ -311,7 +311,7 @@ static __noinline int judge_later_fragment(struct packet *p, int from_lan) {
   int fate, ahead = 0;
 
   if (!p) return TPX_R_MALFORMED;
-  fate = remembered_fate(p, &ahead);
+  fate = tpx_remembered_fate(p, &ahead);
   if (fate == FATE_UNKNOWN && from_lan) fate = portless_fate(p);
   if (fate == TPX_EFFECT_STEER) return ahead ? TPX_R_FRAG_AHEAD : TPX_R_FRAG_STEERED;
   if (fate == TPX_EFFECT_PASS) return TPX_R_FRAG_PASSED;
@@ -319,7 +319,7 @@ static __noinline int judge_later_fragment(struct packet *p, int from_lan) {
   return from_lan && tpx_may_be_denied(&p->flow, &p->link) ? TPX_R_FRAG_DROPPED : TPX_R_FRAG_PASSED;
 }
 
-static __noinline int remember_fragment(struct packet *p, int reason) {
+__weak __noinline int tpx_remember_fragment(struct packet *p, int reason) {
   struct tpx_frag_key key;
   struct tpx_frag frag = {};
 
@@ -392,7 +392,7 @@ static __always_inline int judge(struct __sk_buff *skb, struct packet *p, int fr
     return judge_portless(skb, p, from_lan);
   else
     reason = judge_other(skb, p, from_lan);
-  if (p->first_fragment) remember_fragment(p, reason);
+  if (p->first_fragment) tpx_remember_fragment(p, reason);
   return reason;
 }
 

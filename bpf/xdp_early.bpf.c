@@ -24,23 +24,29 @@
 
 #define UP (-1) /* to tc */
 
-static __always_inline int is_remembered(const struct tpx_flow *flow) {
+static __always_inline int is_remembered(const struct tpx_flow *flow, __u32 now) {
   const struct tpx_verdict *v = bpf_map_lookup_elem(&tpx_flows, flow);
 
-  return v && age_s(v, now_s()) <= udp_flow_s();
+  return v && age_s(v, now) <= udp_flow_s();
+}
+
+static __always_inline int is_new_datagram(const struct tpx_flow *flow) {
+  struct tpx_flow reversed;
+  __u32 now = now_s();
+
+  if (!may_be_noted(flow, now)) return 1;
+  if (is_remembered(flow, now)) return 0;
+  reversed = reverse_of(flow);
+  return !is_remembered(&reversed, now);
 }
 
 /* Whether tc would ask the rules, nothing else, what this packet may do. A SYN that has other flags may be
  * dropped for those. */
 static __always_inline int may_be_first(const struct packet *p) {
-  struct tpx_flow reversed;
-
   if (p->first_fragment) return 0;
   if (p->kind == PACKET_TCP) return p->tcp.syn && !p->tcp.ack && !p->tcp.fin && !p->tcp.rst;
-  if (p->kind != PACKET_UDP) return p->kind == PACKET_OTHER && concerns_other_protocols();
-  if (is_remembered(&p->flow)) return 0;
-  reversed = reverse_of(&p->flow);
-  return !is_remembered(&reversed);
+  if (p->kind == PACKET_UDP) return is_new_datagram(&p->flow);
+  return p->kind == PACKET_OTHER && concerns_other_protocols();
 }
 
 /* Whether a socket has a word in it: the rules are asked about new flows only. */

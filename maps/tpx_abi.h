@@ -14,7 +14,7 @@
 
 #include <linux/types.h>
 
-#define TPX_ABI_VERSION 9
+#define TPX_ABI_VERSION 10
 
 #define TPX_SIZE(type, size) _Static_assert(sizeof(type) == (size), #type)
 #ifdef __cplusplus
@@ -35,7 +35,9 @@ extern "C" {
 #define TPX_MAX_BLOCKS 4096        /* steps of one generation, half of them for each address */
 #define TPX_MAX_WORKERS 64
 #define TPX_MAX_LOCAL_ADDRS 4096
+#define TPX_LOCAL_FILTER_BITS 4096 /* a power of two */
 #define TPX_MAX_FLOWS 131072
+#define TPX_RECENT_LINES (TPX_MAX_FLOWS / 8) /* of 16 */
 #define TPX_MAX_FRAGS 8192
 #define TPX_MAX_SOURCES 65536 /* with the rules that limit them */
 #define TPX_SLOTS 2           /* generations kept: the live one and the one being filled */
@@ -422,8 +424,10 @@ struct tpx_control {
   __u64 netns_cookie; /* of the network namespace whose local flows are judged; 0: of none */
   __u32 headerless;   /* 1: some device of the tc programs has, or had, no Ethernet headers */
   __u32 pad;
+  __u64 local_filter[TPX_LOCAL_FILTER_BITS /
+                     64]; /* the tpx_local_bit() of each address in tpx_local, and maybe more */
 };
-TPX_SIZE(struct tpx_control, 40);
+TPX_SIZE(struct tpx_control, 40 + TPX_LOCAL_FILTER_BITS / 8);
 
 enum tpx_worker_state {
   TPX_WORKER_ABSENT = 0,
@@ -459,6 +463,20 @@ enum tpx_local_kind {
   TPX_LOCAL_ADDRESS = 1,
   TPX_LOCAL_BROADCAST = 2,
 };
+
+/* Which bit of tpx_control.local_filter stands for an address. */
+static inline __u32 tpx_local_bit(const struct tpx_addr *a) {
+  __u64 hash = ((__u64)a->w[0] << 32 | a->w[1]) * 0x9e3779b97f4a7c15ULL;
+
+  hash ^= (__u64)a->w[2] << 32 | a->w[3];
+  return (hash * 0xbf58476d1ce4e5b9ULL >> 40) % TPX_LOCAL_FILTER_BITS;
+}
+
+/* tpx_recent[hash of a flow]: when any of the flows of that hash was noted in tpx_flows last. */
+struct tpx_recent {
+  __u32 seen_s[16]; /* as tpx_verdict.seen_s */
+};
+TPX_SIZE(struct tpx_recent, 64);
 
 /* Index of a worker's listener in tpx_listeners. */
 #define TPX_LISTENER(worker, kind) ((worker)*TPX_LISTENER_KINDS + (kind))

@@ -61,6 +61,13 @@ struct {
 } tpx_flows SEC(".maps") __weak;
 
 struct {
+  __uint(type, BPF_MAP_TYPE_ARRAY);
+  __uint(max_entries, TPX_RECENT_LINES);
+  __type(key, __u32);
+  __type(value, struct tpx_recent);
+} tpx_recent SEC(".maps") __weak;
+
+struct {
   __uint(type, BPF_MAP_TYPE_LRU_HASH);
   __uint(max_entries, TPX_MAX_FRAGS);
   __type(key, struct tpx_frag_key);

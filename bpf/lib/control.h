@@ -11,3 +11,12 @@ static __always_inline struct tpx_control *control_block(void) {
 
   return bpf_map_lookup_elem(&tpx_control, &zero);
 }
+
+/* Whether an address is the gateway's own. Mostly it is not, and one bit says so. */
+static __always_inline int is_local(const struct tpx_addr *a) {
+  struct tpx_control *control = control_block();
+  __u32 bit = tpx_local_bit(a);
+
+  if (control && !(control->local_filter[bit / 64] >> bit % 64 & 1)) return 0;
+  return bpf_map_lookup_elem(&tpx_local, a) != 0;
+}

@@ -41,7 +41,46 @@ static __always_inline struct tpx_flow reverse_of(const struct tpx_flow *f) {
       .src = f->dst, .dst = f->src, .sport = f->dport, .dport = f->sport, .proto = f->proto};
 }
 
+static __always_inline __u64 hash_of_end(const struct tpx_addr *a, __be16 port) {
+  __u64 hash = ((__u64)a->w[0] << 32 | a->w[1]) * 0x9e3779b97f4a7c15ULL;
+
+  hash ^= (__u64)a->w[2] << 32 | a->w[3];
+  hash = (hash ^ hash >> 29) * 0xbf58476d1ce4e5b9ULL + port;
+  return (hash ^ hash >> 32) * 0x94d049bb133111ebULL;
+}
+
+/* When a flow or one of the same hash was noted last; a flow has the hash of its answers. */
+static __always_inline __u32 *last_noted(const struct tpx_flow *f) {
+  __u64 hash = hash_of_end(&f->src, f->sport) + hash_of_end(&f->dst, f->dport);
+  __u32 index = (hash >> 36) % TPX_RECENT_LINES;
+  struct tpx_recent *line = bpf_map_lookup_elem(&tpx_recent, &index);
+
+  return line ? &line->seen_s[hash >> 60] : 0;
+}
+
+/* Before the flow itself is noted as seen, or somebody might miss it. CPUs share the entry. */
+static __always_inline void note_recent(const struct tpx_flow *f, __u32 now) {
+  __u32 *noted = last_noted(f);
+
+  if (noted && *noted != now) *noted = now;
+}
+
+/* Whether tpx_flows may have the flow or its answers. The second more is for CPUs that note it at the same
+ * time. */
+static __always_inline int may_be_noted(const struct tpx_flow *f, __u32 now) {
+  __u32 *noted = last_noted(f);
+
+  return !noted || (__s32)(now - *noted) <= udp_flow_s() + 1;
+}
+
 static __always_inline long remember(const struct tpx_flow *flow, struct tpx_verdict *v) {
   v->seen_s = now_s();
+  note_recent(flow, v->seen_s);
   return bpf_map_update_elem(&tpx_flows, flow, v, BPF_ANY);
+}
+
+static __always_inline void note_seen(const struct tpx_flow *flow, struct tpx_verdict *v, __u32 now) {
+  if (v->seen_s == now) return;
+  note_recent(flow, now);
+  v->seen_s = now;
 }

@@ -26,7 +26,7 @@ static __always_inline int failed(const struct tpx_verdict *v, int steerable) {
 /* The reason of what is not the rules' to decide, or 0. */
 static __always_inline int reason_of_address(const struct tpx_addr *to) {
   if (addr_never_proxied(to)) return TPX_R_LO_SPECIAL_ADDRESS;
-  return bpf_map_lookup_elem(&tpx_local, to) ? TPX_R_LO_OWN_ADDRESS : 0;
+  return is_local(to) ? TPX_R_LO_OWN_ADDRESS : 0;
 }
 
 /* The gateway speaks for itself: there is no client whose address could be preserved, nor a pair to keep. */

@@ -213,11 +213,16 @@ static __noinline const struct tpx_bits *rules_of_value(const struct tpx_tables 
   return bits ? bits : bits_of(t, t->other_class[attribute & (TPX_ATTRIBUTES - 1)]);
 }
 
+/* Without branches, of which the verifier would follow every combination. */
 static __noinline __u32 mark_class(const struct tpx_tables *t, __u32 mark) {
   __u32 fits = 0;
 
 #pragma unroll
-  for (int i = 0; i < TPX_MAX_MARKS; i++) fits |= ((mark & t->marks[i].mask) == t->marks[i].value) << i;
+  for (int i = 0; i < TPX_MAX_MARKS; i++) {
+    __u64 differs = (mark & t->marks[i].mask) ^ t->marks[i].value;
+
+    fits |= (differs - 1) >> 63 << i;
+  }
   return t->mark_class[fits & ((1 << TPX_MAX_MARKS) - 1)];
 }
 

@@ -115,7 +115,7 @@ static __noinline int udp_owner(ctx_t *ctx, const struct tpx_flow *flow, __u32 m
  * can judge it: they form one SO_REUSEPORT group, which shares the time of the
  * last overflow, and the secret is the namespace's.
  */
-static __noinline int is_valid_cookie(struct packet *p) {
+__weak __noinline int tpx_is_valid_cookie(struct packet *p) {
   struct tpx_control *control = control_block();
   struct bpf_sock *sk = 0;
   long verdict;

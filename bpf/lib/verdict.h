@@ -10,10 +10,6 @@
 #include "policy.h"
 #include "workers.h"
 
-static __always_inline int is_local(const struct tpx_addr *a) {
-  return bpf_map_lookup_elem(&tpx_local, a) != 0;
-}
-
 /* Impossible senders; the gateway's own address coming in from outside is one. */
 static __always_inline int is_martian(const struct tpx_flow *f) {
   return addr_equal(&f->src, &f->dst) || addr_never_sends(&f->src) || is_local(&f->src);

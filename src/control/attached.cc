@@ -28,6 +28,8 @@
 namespace tpx::control {
 namespace {
 
+absl::Status Detached() { return absl::FailedPreconditionError("detached by another process"); }
+
 std::string ControlPin(const Paths& paths) { return paths.pins + "/tpx_control"; }
 
 std::optional<ino_t> Inode(const std::string& path) {
@@ -96,15 +98,17 @@ void Attached::RemoveListeners() {
 }
 
 absl::Status Attached::RefreshLocalAddresses() {
+  if (!StillPinned()) return Detached();  // taking the lock would make the directory again
+  TPX_ASSIGN_OR_RETURN(sys::FileLock lock, LockInstance(paths_));
+  if (!StillPinned()) return Detached();
   TPX_ASSIGN_OR_RETURN(sys::Rtnl rtnl, sys::Rtnl::Open());
   return SyncLocalAddresses(paths_.pins, rtnl);
 }
 
 absl::StatusOr<std::vector<std::string>> Attached::ReconcileDevices() {
-  const absl::Status detached = absl::FailedPreconditionError("detached by another process");
-  if (!StillPinned()) return detached;  // taking the lock would make the directory again
+  if (!StillPinned()) return Detached();  // taking the lock would make the directory again
   TPX_ASSIGN_OR_RETURN(sys::FileLock lock, LockInstance(paths_));
-  if (!StillPinned()) return detached;
+  if (!StillPinned()) return Detached();
   TPX_ASSIGN_OR_RETURN(State state, ReadState(paths_));
   TPX_ASSIGN_OR_RETURN(sys::Rtnl rtnl, sys::Rtnl::Open());
   TPX_ASSIGN_OR_RETURN(Journal journal, Journal::Open(paths_, nullptr));

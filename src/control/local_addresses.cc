@@ -3,6 +3,9 @@
 
 #include <arpa/inet.h>
 
+#include <array>
+#include <atomic>
+
 #include "tpx/base/status.h"
 #include "tpx/base/strings.h"
 #include "tpx/bpf/maps.h"
@@ -22,6 +25,25 @@ IpAddr SubnetBroadcast(const sys::AddressInfo& info) {
   return addr;
 }
 
+using LocalFilter = std::array<uint64_t, TPX_LOCAL_FILTER_BITS / 64>;
+
+void Add(const tpx_addr& address, LocalFilter& filter) {
+  const uint32_t bit = tpx_local_bit(&address);
+  filter[bit / 64] |= uint64_t{1} << bit % 64;
+}
+
+LocalFilter FilterOf(const std::map<IpAddr, uint32_t>& local) {
+  LocalFilter filter{};
+  for (const auto& [address, kind] : local) Add(address.raw, filter);
+  return filter;
+}
+
+void Store(const LocalFilter& filter, tpx_control& control) {
+  for (size_t i = 0; i < filter.size(); ++i) {
+    std::atomic_ref(control.local_filter[i]).store(filter[i], std::memory_order_release);
+  }
+}
+
 }  // namespace
 
 std::map<IpAddr, uint32_t> LocalAddresses(const std::vector<sys::AddressInfo>& addresses) {
@@ -36,6 +58,7 @@ std::map<IpAddr, uint32_t> LocalAddresses(const std::vector<sys::AddressInfo>& a
 
 absl::Status SyncLocalAddresses(const std::string& pins, sys::Rtnl& rtnl) {
   TPX_ASSIGN_OR_RETURN(auto map, bpf::OpenLocal(pins, bpf::Access::kReadWrite));
+  TPX_ASSIGN_OR_RETURN(auto control, bpf::OpenControl(pins, bpf::Access::kReadWrite));
   TPX_ASSIGN_OR_RETURN(const std::vector<sys::AddressInfo> addresses, rtnl.ListAddresses());
   const std::map<IpAddr, uint32_t> wanted = LocalAddresses(addresses);
   if (wanted.size() > TPX_MAX_LOCAL_ADDRS) {
@@ -56,8 +79,14 @@ absl::Status SyncLocalAddresses(const std::string& pins, sys::Rtnl& rtnl) {
     return absl::OkStatus();
   };
   if (!room) TPX_RETURN_IF_ERROR(remove_stale());
+  // The programs ask the filter first: it knows of an address before the map does, and forgets it later.
+  LocalFilter filter = FilterOf(wanted);
+  for (const tpx_addr& key : present) Add(key, filter);
+  Store(filter, control[0]);
   for (const auto& [address, kind] : wanted) TPX_RETURN_IF_ERROR(map.Update(address.raw, kind));
-  return room ? remove_stale() : absl::OkStatus();
+  if (room) TPX_RETURN_IF_ERROR(remove_stale());
+  Store(FilterOf(wanted), control[0]);
+  return absl::OkStatus();
 }
 
 }  // namespace tpx::control

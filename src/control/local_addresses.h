@@ -16,7 +16,8 @@ namespace tpx::control {
 // their broadcasts, each with its enum tpx_local_kind.
 std::map<IpAddr, uint32_t> LocalAddresses(const std::vector<sys::AddressInfo>& addresses);
 
-// Makes the map equal to the namespace's addresses; adds before it removes.
+// Makes the map, and the filter before it, equal to the namespace's addresses; adds before it removes.
+// One at a time: whoever calls it holds the lock of the instance.
 absl::Status SyncLocalAddresses(const std::string& pins, sys::Rtnl& rtnl);
 
 }  // namespace tpx::control

@@ -7,5 +7,6 @@ version=$(clang-tidy --version | grep -oE 'version [0-9]+' | grep -oE '[0-9]+' |
 if [ "$version" != 14 ]; then echo "skipped: clang-tidy is $version, the reference is 14"; exit 77; fi
 # The analyzer looks at each function by itself: following calls doubles the time of all checks together.
 shallow=(--extra-arg=-Xclang --extra-arg=-analyzer-config --extra-arg=-Xclang --extra-arg=mode=shallow)
-find src -name '*.cc' -print0 | xargs -0 -n 4 -P "$(nproc)" clang-tidy --quiet -p "$TPX_BUILD" "${shallow[@]}"
+# At the end of the queue: tests that run beside it wait for answers.
+find src -name '*.cc' -print0 | nice -n 19 xargs -0 -n 4 -P "$(nproc)" clang-tidy --quiet -p "$TPX_BUILD" "${shallow[@]}"
 echo "tidy"

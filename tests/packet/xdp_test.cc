@@ -3,6 +3,8 @@
 #include <linux/bpf.h>
 
 #include <algorithm>
+#include <chrono>
+#include <thread>
 
 #include "support/connection.h"
 #include "support/packet_fixture.h"
@@ -107,6 +109,18 @@ TEST_P(Xdp, UdpFlowsThatAreKnownGoOn) {
   runner().AgeFlow(Flow(kProxied), 200);
   EXPECT_EQ(Early(To(kProxied)), Drops(TPX_R_RULE_DROP));
   EXPECT_EQ(Early(answer), Drops(TPX_R_RULE_DROP));
+}
+
+TEST_P(Xdp, UdpFlowsThatGoOnStayKnown) {
+  runner().control().udp_flow_s = 1;
+  for (int i = 0; i < 5; ++i) {
+    const tpx_reason reason = i == 0 ? TPX_R_RULE_PROXY : TPX_R_ESTABLISHED;
+    EXPECT_EQ(Lan(To(kProxied)), Leaves(reason)) << i;
+    if (i < 4) std::this_thread::sleep_for(std::chrono::milliseconds(700));
+  }
+  runner().Publish(PolicyOf({RuleFor({}, TPX_ACTION_DROP, TPX_FAIL_OPEN, {kUdp})}));
+  EXPECT_EQ(Early(To(kProxied)), Passes());
+  EXPECT_EQ(Early(To(kProxied, kClientPort + 1)), Drops(TPX_R_RULE_DROP));
 }
 
 TEST_P(Xdp, TheGatewayAndSpecialAddressesAreOutOfItsReach) {

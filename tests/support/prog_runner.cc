@@ -117,7 +117,8 @@ void ProgRunner::Reset() {
                .udp_ended = 0,
                .netns_cookie = 0,
                .headerless = 0,
-               .pad = 0};
+               .pad = 0,
+               .local_filter = {}};
   std::fill_n(workers_, TPX_MAX_WORKERS, tpx_worker{});
   listeners_.clear();  // closing takes them out of the sockmap
   index_by_cookie_.clear();
@@ -196,6 +197,8 @@ void ProgRunner::PinPolicyMaps(const std::string& dir) const {
 
 void ProgRunner::AddLocal(const IpAddr& addr, tpx_local_kind kind) {
   uint32_t value = kind;
+  const uint32_t bit = tpx_local_bit(&addr.raw);
+  control_->local_filter[bit / 64] |= uint64_t{1} << bit % 64;
   TPX_PCHECK(bpf_map_update_elem(bpf_map__fd(skeleton_->maps.tpx_local), &addr.raw, &value, BPF_ANY) == 0);
 }
 
