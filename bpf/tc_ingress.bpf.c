@@ -223,7 +223,7 @@ static __always_inline int judge_known_datagram(const struct tpx_flow *flow, str
   int availability, reason;
 
   if (!is_steered(v)) return v->forward ? TPX_R_FORWARDED : TPX_R_DIRECT;
-  availability = tpx_availability(v->worker, tpx_listener_kind(flow, v), bpf_ktime_get_ns());
+  availability = tpx_availability(v->worker, tpx_listener_kind(flow, v), tick_ns());
   if (availability != WORKERS_DOWN) return TPX_R_ESTABLISHED;
   availability = tpx_pick_worker(flow, v);
   if (availability == WORKER_FOUND) return TPX_R_ESTABLISHED;
@@ -278,7 +278,7 @@ static __always_inline struct tpx_frag_key pair_key(const struct packet *p) {
 static __always_inline int fate_at(const struct tpx_frag_key *key) {
   struct tpx_frag *frag = bpf_map_lookup_elem(&tpx_frags, key);
 
-  return frag && bpf_ktime_get_ns() - frag->seen_ns < FRAGMENT_LIFE_NS ? frag->effect : FATE_UNKNOWN;
+  return frag && tick_ns() - frag->seen_ns < FRAGMENT_LIFE_NS ? frag->effect : FATE_UNKNOWN;
 }
 
 /* Its own datagram's, else that of the last first fragment between these addresses: mostly it is the same
@@ -324,7 +324,7 @@ __weak __noinline int tpx_remember_fragment(struct packet *p, int reason) {
   struct tpx_frag frag = {};
 
   if (!p) return 0;
-  frag.seen_ns = bpf_ktime_get_ns();
+  frag.seen_ns = tick_ns();
   frag.effect = effect_of(reason);
   key = datagram_key(p);
   bpf_map_update_elem(&tpx_frags, &key, &frag, BPF_ANY);

@@ -444,7 +444,7 @@ enum tpx_worker_state {
  * acquire. The exception is a process that was killed: the next one sets the
  * gauge to 0. */
 struct tpx_worker {
-  __u64 deadline_ns; /* CLOCK_MONOTONIC; alive until then */
+  __u64 deadline_ns; /* CLOCK_MONOTONIC; alive until the first timer tick after it */
   __u32 state;       /* enum tpx_worker_state */
   __u32 pid;         /* of the process that owns the slot */
   __u64 counter[62]; /* enum tpx_worker_counter */

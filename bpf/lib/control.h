@@ -6,6 +6,10 @@
 
 #include "tpx_maps.bpf.h"
 
+/* CLOCK_MONOTONIC as of the last timer tick, at most 10 ms ago: reading the clock itself costs more than two
+ * look-ups. For what lives for a second or more. */
+static __always_inline __u64 tick_ns(void) { return bpf_ktime_get_coarse_ns(); }
+
 static __always_inline struct tpx_control *control_block(void) {
   __u32 zero = 0;
 

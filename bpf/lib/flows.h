@@ -9,7 +9,7 @@
 
 #define UDP_FLOW_S 180
 
-static __always_inline __u32 now_s(void) { return bpf_ktime_get_ns() / 1000000000; }
+static __always_inline __u32 now_s(void) { return tick_ns() / 1000000000; }
 
 /* Seconds since; negative where another CPU has just stored a later one. */
 static __always_inline __s32 age_s(const struct tpx_verdict *v, __u32 now) { return now - v->seen_s; }

@@ -90,7 +90,7 @@ __weak __noinline int tpx_availability(__u32 worker, __u32 kind, __u64 now) {
  */
 __weak __noinline int tpx_pick_worker(const struct tpx_flow *flow, struct tpx_verdict *v) {
   struct tpx_control *control = control_block();
-  __u64 now = bpf_ktime_get_ns();
+  __u64 now = tick_ns();
   __u32 n, first, kind, seen = 0;
 
   if (!control || !flow || !v) return WORKERS_DOWN;

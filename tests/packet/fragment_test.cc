@@ -111,7 +111,7 @@ TEST_P(Fragment, AUdpFragmentAheadGoesWhereEveryPortGoes) {
   runner().Publish(
       PolicyOf({RuleFor({53}, TPX_ACTION_BYPASS, TPX_FAIL_OPEN, {kUdp}), proxied(TPX_FAIL_OPEN)}));
   EXPECT_EQ(Lan(Later(1, 64, kUdp)), Leaves(TPX_R_FRAG_PASSED));
-  for (uint32_t worker : {0, 1}) runner().SetLease(worker, -1);
+  for (uint32_t worker : {0, 1}) runner().EndLease(worker);
   for (auto mode : {TPX_FAIL_OPEN, TPX_FAIL_CLOSED, TPX_FAIL_RESET}) {
     runner().Publish(PolicyOf({proxied(mode)}));
     EXPECT_EQ(Lan(Later(1, 64, kUdp)),
@@ -122,7 +122,7 @@ TEST_P(Fragment, AUdpFragmentAheadGoesWhereEveryPortGoes) {
 TEST_P(Fragment, AUdpFragmentAheadOfADirectFlowIsNotSteered) {
   // Every port is proxied, but the flow began while nobody served.
   runner().Publish(PolicyOf({RuleFor({}, TPX_ACTION_PROXY, TPX_FAIL_OPEN, {kUdp})}));
-  for (uint32_t worker : {0, 1}) runner().SetLease(worker, -1);
+  for (uint32_t worker : {0, 1}) runner().EndLease(worker);
   Packet first = FromClient().Fragment(0, true, 1).Udp(1, 2).Payload(56);
   EXPECT_EQ(Lan(first), Leaves(TPX_R_DOWN_OPEN));
   for (uint32_t worker : {0, 1}) runner().SetLease(worker, 60'000);

@@ -58,7 +58,7 @@ TEST_P(Reset, PaddingIsNoData) {
 }
 
 TEST_P(Reset, AnswersWhereNobodyServes) {
-  for (uint32_t worker : {0, 1}) runner().SetLease(worker, -1);
+  for (uint32_t worker : {0, 1}) runner().EndLease(worker);
   ASSERT_EQ(Lan(SynTo(kProxiedReset)), Leaves(TPX_R_DOWN_RESET));
   EXPECT_TRUE(ChecksumsHold(runner().left()));
 }

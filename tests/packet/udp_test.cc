@@ -21,7 +21,7 @@ class Udp : public DatagramTest {
     return ListenerOf(port, sport) / TPX_LISTENER_KINDS;
   }
   static void StopWorkers() {
-    for (uint32_t worker : {0, 1}) runner().SetLease(worker, -1);
+    for (uint32_t worker : {0, 1}) runner().EndLease(worker);
   }
   static void ResumeWorkers() {
     for (uint32_t worker : {0, 1}) runner().SetLease(worker, 60'000);
@@ -151,7 +151,7 @@ TEST_P(Udp, AFlowWhoseWorkerIsGoneGoesToAnother) {
   EXPECT_EQ(Lan(To(kProxied)), Leaves(TPX_R_ESTABLISHED));
   const int after = WorkerOf(kProxied);
   EXPECT_EQ(after, (before + 1) % 4);
-  runner().SetLease(static_cast<uint32_t>(after), -1);
+  runner().EndLease(static_cast<uint32_t>(after));
   EXPECT_EQ(Lan(To(kProxied)), Leaves(TPX_R_ESTABLISHED));
   EXPECT_EQ(WorkerOf(kProxied), (before + 2) % 4);
 }

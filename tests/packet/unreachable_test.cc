@@ -68,7 +68,7 @@ TEST_P(Unreachable, PaddingIsNotQuoted) {
 TEST_P(Unreachable, AnswersWhereNobodyServes) {
   for (uint32_t worker : {0, 1}) runner().SetState(worker, TPX_WORKER_DRAINING);
   ExpectAnswer(To(kProxiedReset), TPX_R_BUSY_RESET);
-  for (uint32_t worker : {0, 1}) runner().SetLease(worker, -1);
+  for (uint32_t worker : {0, 1}) runner().EndLease(worker);
   ExpectAnswer(To(kProxiedReset), TPX_R_DOWN_RESET);
 }
 

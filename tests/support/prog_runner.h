@@ -86,6 +86,8 @@ class ProgRunner {
   void StartWorkers(uint32_t n);
   void SetState(uint32_t worker, tpx_worker_state state) { workers_[worker].state = state; }
   void SetLease(uint32_t worker, int64_t milliseconds);
+  // Since longer than a timer tick ago, which is all that the programs know of the time.
+  void EndLease(uint32_t worker) { SetLease(worker, -20); }
   void CloseListeners(uint32_t worker);
   uint16_t listen_port() const { return port_; }
   int listener_fd(uint32_t worker, tpx_listener kind) const {
