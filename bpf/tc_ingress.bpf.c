@@ -132,7 +132,7 @@ __weak __noinline int tpx_hand_off_cookie(struct __sk_buff *skb, struct packet *
 
 /* A connection past the proxy is the stack's, or the FIB's where its rule says so. The rules are asked each
  * time, and who sends it, since nothing is remembered of it. */
-__weak __noinline int tpx_direct(struct __sk_buff *skb, struct packet *p) {
+static __noinline int judge_direct(struct __sk_buff *skb, struct packet *p) {
   struct tpx_verdict v = {};
 
   if (!p || !some_rule_forwards() || is_martian(&p->flow)) return TPX_R_DIRECT;
@@ -157,7 +157,7 @@ static __always_inline int judge_tcp(struct __sk_buff *skb, struct packet *p, in
   }
   if (owner != OWNED_BY_NONE) return judge_owned(skb, p);
   if (!from_lan) return TPX_R_WAN;
-  if (!tpx_is_valid_cookie(p)) return tpx_direct(skb, p);
+  if (!tpx_is_valid_cookie(p)) return judge_direct(skb, p);
   tpx_hand_off_cookie(skb, p);
   return TPX_R_COOKIE;
 }
@@ -191,7 +191,7 @@ static __noinline int judge_answer(struct __sk_buff *skb, struct packet *p, stru
  * shall not push out what is not. What is addressed to a port that the proxy has
  * borrowed goes there, whoever sends it, unless the rules say otherwise.
  */
-__weak __noinline int tpx_new_datagram(struct __sk_buff *skb, struct packet *p) {
+static __noinline int judge_new_datagram(struct __sk_buff *skb, struct packet *p) {
   struct tpx_verdict v = {};
   int reason, exceeded;
 
@@ -239,9 +239,9 @@ static __always_inline int judge_datagram(struct __sk_buff *skb, struct packet *
   __u32 now = now_s();
 
   v = bpf_map_lookup_elem(&tpx_flows, &p->flow);
-  if (!v || age_s(v, now) > udp_flow_s()) return tpx_new_datagram(skb, p);
+  if (!v || age_s(v, now) > udp_flow_s()) return judge_new_datagram(skb, p);
   if (is_for_upstream(v) && udp_owner(skb, &p->flow, tpx_own_mark) != OWNED_BY_SOCKET)
-    return tpx_new_datagram(skb, p);
+    return judge_new_datagram(skb, p);
   note_seen(&p->flow, v, now);
   if (v->fragmentable != p->may_fragment) v->fragmentable = p->may_fragment;
   return is_for_upstream(v) ? TPX_R_ESTABLISHED : judge_known_datagram(&p->flow, v);

@@ -223,6 +223,7 @@ static __noinline __u32 mark_class(const struct tpx_tables *t, __u32 mark) {
 
     fits |= (differs - 1) >> 63 << i;
   }
+  barrier_var(fits); /* or the compiler would leave out the mask, which older verifiers want (6.1) */
   return t->mark_class[fits & ((1 << TPX_MAX_MARKS) - 1)];
 }
 
