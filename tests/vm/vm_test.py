@@ -159,9 +159,9 @@ def build_initramfs(folder, version, tools=GUEST_TOOLS, init="guest.sh", add_mor
 def boot(kernel, archive, seconds=SECONDS):
     """The guest's console, and why it ended if not by itself."""
     # A guest that is emulated keeps a CPU busy; tests that run beside it wait for answers.
-    command = ["nice", "-n", "5", QEMU, "-accel", "tcg", "-cpu", "max", "-smp", "2", "-m", "1024", "-display", "none", "-nodefaults",
-               "-no-reboot", "-nic", "none", "-serial", "stdio", "-kernel", str(kernel), "-initrd", str(archive),
-               "-append", "console=ttyS0 loglevel=4 panic=-1"]
+    command = ["nice", "-n", "5", QEMU, "-accel", "tcg", "-cpu", "max", "-smp", "2", "-m", "1024", "-display", "none",
+               "-nodefaults", "-no-reboot", "-nic", "none", "-serial", "stdio", "-kernel", str(kernel),
+               "-initrd", str(archive), "-append", "console=ttyS0 loglevel=4 panic=-1"]
     try:
         done = subprocess.run(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
                               timeout=seconds, check=False)
