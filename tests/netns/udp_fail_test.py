@@ -263,7 +263,7 @@ class Draining(FailCase):
     def check_draining(self, mode, flows, before):
         for n in range(5):
             for family, sock in flows.items():
-                harness.wait_until(lambda: self.seen(sock, ANSWER_S["open"]) == before[family], "a known flow goes on")
+                self.assertEqual(self.seen(sock, ANSWER_S["open"]), before[family], "a known flow goes on")
             asked = harness.FAMILIES[n % 2]
             self.assert_explained(product.WHILE_DOWN[mode], (asked.client, 50000), (asked.server, PORT), "udp")
             for family, sock in self.both().items():
