@@ -21,6 +21,7 @@
 #include "lib/report.h"
 #include "lib/reset.h"
 #include "lib/sockets.h"
+#include "lib/translate.h"
 #include "lib/unreachable.h"
 #include "lib/verdict.h"
 #include "lib/workers.h"
@@ -130,6 +131,11 @@ __weak __noinline int tpx_hand_off_cookie(struct __sk_buff *skb, struct packet *
   return 0;
 }
 
+/* Of what is proxied only sessions are forwarded, not flows that found no worker. */
+static __always_inline int is_forwarded(const struct tpx_verdict *v) {
+  return v->forward && v->action == TPX_ACTION_BYPASS;
+}
+
 /* A connection past the proxy is the stack's, or the FIB's where its rule says so. The rules are asked each
  * time, and who sends it, since nothing is remembered of it. */
 static __noinline int judge_direct(struct __sk_buff *skb, struct packet *p) {
@@ -137,7 +143,7 @@ static __noinline int judge_direct(struct __sk_buff *skb, struct packet *p) {
 
   if (!p || !some_rule_forwards() || is_martian(&p->flow)) return TPX_R_DIRECT;
   note_link(skb, p);
-  return tpx_evaluate(&p->flow, &p->link, &v) || !v.forward ? TPX_R_DIRECT : TPX_R_FORWARDED;
+  return tpx_evaluate(&p->flow, &p->link, &v) || !is_forwarded(&v) ? TPX_R_DIRECT : TPX_R_FORWARDED;
 }
 
 static __always_inline int judge_tcp(struct __sk_buff *skb, struct packet *p, int from_lan) {
@@ -222,7 +228,7 @@ static __noinline int judge_new_datagram(struct __sk_buff *skb, struct packet *p
 static __always_inline int judge_known_datagram(const struct tpx_flow *flow, struct tpx_verdict *v) {
   int availability, reason;
 
-  if (!is_steered(v)) return v->forward ? TPX_R_FORWARDED : TPX_R_DIRECT;
+  if (!is_steered(v)) return is_forwarded(v) ? TPX_R_FORWARDED : TPX_R_DIRECT;
   availability = tpx_availability(v->worker, tpx_listener_kind(flow, v), tick_ns());
   if (availability != WORKERS_DOWN) return TPX_R_ESTABLISHED;
   availability = tpx_pick_worker(flow, v);
@@ -381,6 +387,7 @@ static __always_inline int is_error_of_ours(struct __sk_buff *skb, struct packet
 static __always_inline int judge(struct __sk_buff *skb, struct packet *p, int from_lan) {
   int reason;
 
+  if (p->kind == PACKET_ICMP_ERROR) give_back(&p->quoted);
   if (p->kind == PACKET_ICMP_ERROR && is_error_of_ours(skb, p, from_lan)) return TPX_R_ICMP_ERROR;
   if (addr_never_proxied(&p->flow.dst)) return TPX_R_SPECIAL_ADDRESS;
   if (is_local(&p->flow.dst)) return TPX_R_OWN_ADDRESS;
@@ -410,7 +417,11 @@ static __always_inline int ingress(struct __sk_buff *skb, int from_lan) {
     reason = TPX_R_OWN_MARK;
   else
     reason = parse_packet(skb, &p);
-  if (reason == PARSED) reason = judge(skb, &p, from_lan);
+  if (reason == PARSED && may_be_translated(&p)) action = forward_translated(skb, &p, from_lan);
+  if (action != TC_ACT_UNSPEC)
+    reason = TPX_R_TRANSLATED;
+  else if (reason == PARSED)
+    reason = judge(skb, &p, from_lan);
   if (reason == TPX_R_FORWARDED && (action = forward_by_fib(skb, &p)) == TC_ACT_UNSPEC) reason = TPX_R_DIRECT;
 
   count_at(&tpx_counters, reason, skb->len);

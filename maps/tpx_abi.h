@@ -14,7 +14,7 @@
 
 #include <linux/types.h>
 
-#define TPX_ABI_VERSION 10
+#define TPX_ABI_VERSION 11
 
 #define TPX_SIZE(type, size) _Static_assert(sizeof(type) == (size), #type)
 #ifdef __cplusplus
@@ -73,10 +73,11 @@ enum tpx_source_mode {
   TPX_SOURCE_MODES = 2,
 };
 
-/* Who forwards the packets behind the first one of a flow that a rule bypasses. */
+/* Who forwards what a rule bypasses behind a flow's first packet, and of UDP what it proxies once a worker
+ * has made the session. */
 enum tpx_forward {
-  TPX_FORWARD_STACK = 0,
-  TPX_FORWARD_FIB = 1, /* tc, by the stack's routes and neighbours */
+  TPX_FORWARD_STACK = 0, /* or the worker */
+  TPX_FORWARD_FIB = 1,   /* tc, by the stack's routes and neighbours */
 };
 
 /* UDP, RFC 4787: what decides whether two datagrams of a client's port belong
@@ -389,7 +390,7 @@ struct tpx_tables {
   __u32 v6_root[2];    /* page of the first node, where IPv6 is searched */
   __u16 v6_levels[2];
   __u16 classify_others; /* 1: a rule may drop or reject something that is neither TCP nor UDP */
-  __u16 forwards;        /* 1: a rule says TPX_FORWARD_FIB */
+  __u16 forwards;        /* 1: a rule that bypasses says TPX_FORWARD_FIB */
   __u32 asks;            /* bit per enum tpx_attribute that some rule asks for */
   struct tpx_mark_match marks[TPX_MAX_MARKS]; /* those that are not used fit every mark */
   __u16 mark_class[1 << TPX_MAX_MARKS];       /* index: bit per pair that the mark fits */
@@ -423,7 +424,7 @@ struct tpx_control {
   __u32 udp_ended;   /* raised when a command took UDP flows out of tpx_flows: who serves has to look again */
   __u64 netns_cookie; /* of the network namespace whose local flows are judged; 0: of none */
   __u32 headerless;   /* 1: some device of the tc programs has, or had, no Ethernet headers */
-  __u32 pad;
+  __u32 translates;   /* 1: tpx_nat may have entries */
   __u64 local_filter[TPX_LOCAL_FILTER_BITS /
                      64]; /* the tpx_local_bit() of each address in tpx_local, and maybe more */
 };

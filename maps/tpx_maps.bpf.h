@@ -8,6 +8,7 @@
 
 #include "tpx_abi.h"
 #include "tpx_event.h"
+#include "tpx_nat.h"
 
 struct {
   __uint(type, BPF_MAP_TYPE_ARRAY);
@@ -66,6 +67,14 @@ struct {
   __type(key, __u32);
   __type(value, struct tpx_recent);
 } tpx_recent SEC(".maps") __weak;
+
+struct {
+  __uint(type, BPF_MAP_TYPE_HASH);
+  __uint(map_flags, BPF_F_NO_PREALLOC);
+  __uint(max_entries, TPX_MAX_TRANSLATIONS);
+  __type(key, struct tpx_flow);
+  __type(value, struct tpx_translation);
+} tpx_nat SEC(".maps") __weak;
 
 struct {
   __uint(type, BPF_MAP_TYPE_LRU_HASH);

@@ -17,6 +17,7 @@
 #include "descriptor_budget.h"
 #include "flow_log.h"
 #include "kernel_decisions.h"
+#include "kernel_translations.h"
 #include "signals.h"
 #include "tpx/base/log.h"
 #include "tpx/control/attached.h"
@@ -69,9 +70,11 @@ uint32_t UdpFlowSeconds(const policy::Timeouts& t) {
 
 class Gateway {
  public:
-  Gateway(control::Attached attached, KernelDecisions decisions, const policy::Config& config)
+  Gateway(control::Attached attached, KernelDecisions decisions, KernelTranslations translations,
+          const policy::Config& config)
       : attached_(std::move(attached)),
         decisions_(std::move(decisions)),
+        translations_(std::move(translations)),
         config_(config),
         conntrack_count_(OpenConntrackCount()) {}
 
@@ -98,6 +101,7 @@ class Gateway {
 
   control::Attached attached_;
   KernelDecisions decisions_;
+  KernelTranslations translations_;
   data::IcmpBudget icmp_budget_;
   const policy::Config config_;
   UniqueFd conntrack_count_;
@@ -155,6 +159,7 @@ data::WorkerOptions Gateway::OptionsFor(uint32_t id, uint32_t workers, const Des
           .shared = attached_.worker(id),
           .conntrack_count_fd = conntrack_count_.get(),
           .decisions = &decisions_,
+          .translations = &translations_,
           .icmp_budget = &icmp_budget_};
 }
 
@@ -300,8 +305,9 @@ absl::Status RunGateway(const control::Paths& paths, const Source& source) {
   TPX_RETURN_IF_ERROR(EnsureLoaded(paths, source));
   TPX_ASSIGN_OR_RETURN(auto attached, control::Attached::Open(paths));
   TPX_ASSIGN_OR_RETURN(auto decisions, KernelDecisions::Open(paths.pins));
+  TPX_ASSIGN_OR_RETURN(auto translations, KernelTranslations::Open(paths.pins));
   TPX_ASSIGN_OR_RETURN(auto flow_log, FlowLog::Open(paths));
-  Gateway gateway(std::move(attached), std::move(decisions), source.config);
+  Gateway gateway(std::move(attached), std::move(decisions), std::move(translations), source.config);
   TPX_RETURN_IF_ERROR(gateway.Start());
   return gateway.Serve(signals.get(), flow_log);
 }

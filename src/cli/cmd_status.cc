@@ -122,10 +122,12 @@ void PrintEarlyDrop(const control::StateSnapshot& state, Env& env) {
 
 // "to 192.0.2.1:53, closed when the proxy is down"
 std::string Details(const app::RuleView& rule) {
-  if (*rule.forward != '\0') return absl::StrCat("known flows forwarded by ", rule.forward);
-  if (*rule.fail_mode == '\0') return "";
+  const std::string forward =
+      *rule.forward == '\0' ? "" : absl::StrCat("known flows forwarded by ", rule.forward);
+  if (*rule.fail_mode == '\0') return forward;
   std::string details = rule.target.empty() ? rule.source : absl::StrCat("to ", rule.target);
   if (*rule.mapping != '\0') absl::StrAppend(&details, ", ", rule.mapping);
+  if (!forward.empty()) absl::StrAppend(&details, ", ", forward);
   return absl::StrCat(details, ", ", rule.fail_mode, " when the proxy is down");
 }
 

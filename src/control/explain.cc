@@ -2,6 +2,7 @@
 #include "tpx/control/explain.h"
 
 #include <net/if.h>
+#include <netinet/in.h>
 
 #include <algorithm>
 #include <atomic>
@@ -196,12 +197,22 @@ absl::Status RunLocal(const Trial& trial, const TrialFlow& flow, const RuleCount
   return absl::OkStatus();
 }
 
+// What becomes of the packets behind the first ones where the rule says so.
+void NoteForwarding(const TrialFlow& flow, Explanation& explanation) {
+  if (flow.owner || !explanation.rule || explanation.rule->forward != TPX_FORWARD_FIB) return;
+  const std::string says = StrCat("rule ", Quote(explanation.rule->name), " says forward: fib: ");
+  if (explanation.rule->action == TPX_ACTION_BYPASS) {
+    explanation.notes.push_back(
+        StrCat(says, "behind its first packet the flow goes past netfilter (forwarded)"));
+  } else if (flow.proto == IPPROTO_UDP) {
+    explanation.notes.push_back(StrCat(
+        says, "once its session has seen some datagrams both ways they go past netfilter (translated)"));
+  }
+}
+
 // What other packets, or another program, may have to say.
 void NoteCircumstances(const TrialFlow& flow, Explanation& explanation) {
-  if (explanation.rule && explanation.rule->forward == TPX_FORWARD_FIB)
-    explanation.notes.push_back(
-        StrCat("rule ", Quote(explanation.rule->name),
-               " says forward: fib: behind its first packet the flow goes past netfilter (forwarded)"));
+  NoteForwarding(flow, explanation);
   if (explanation.rule && explanation.rule->limit.per_second != 0)
     explanation.notes.push_back(
         StrCat("rule ", Quote(explanation.rule->name), " takes ", explanation.rule->limit.per_second,

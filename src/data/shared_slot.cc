@@ -27,6 +27,7 @@ void SharedSlot::Claim() {
   Set(TPX_C_PIPES, 0);
   Set(TPX_C_UDP_SESSIONS, 0);
   Set(TPX_C_UDP_REPLY_SOCKETS, 0);
+  Set(TPX_C_UDP_TRANSLATED, 0);
 }
 
 void SharedSlot::NoticeSuccessor() {

@@ -128,6 +128,7 @@ UdpRelay::UdpRelay(const WorkerOptions& options, uint16_t port, io::Ring& ring, 
               .one_way_ms = options.udp_one_way_ms,
               .answered_ms = options.udp_answered_ms,
               .stream_ms = options.udp_stream_ms}),
+      translations_(options.id, options.own_mark, *options.decisions, *options.translations, slot, table_),
       errors_(std::move(icmp), *options.icmp_budget, *options.decisions, slot, table_),
       sender_(*buffers_, slot,
               [this](const DatagramSender::Failure& failure) { return errors_.OnSendFailure(failure); }),
@@ -252,6 +253,7 @@ void UdpRelay::FromServer(Received& received, UdpSession& session, uint64_t now_
     return buffers_->Return(received.buffer);
   }
   Increment(session.down);
+  translations_.OnAnswer(session, source, now_ms);
   slot_.Add(TPX_C_UDP_DATAGRAMS_DOWN, received.datagrams());
   slot_.Add(TPX_C_UDP_BYTES_DOWN, received.len);
   Outgoing outgoing = Onward(received, session, now_ms);
@@ -288,6 +290,7 @@ void UdpRelay::Send(const Outgoing& outgoing) {
 // What both directions have in common.
 Outgoing UdpRelay::Onward(const Received& received, UdpSession& session, uint64_t now_ms) {
   table_.Touch(session, now_ms);
+  Increment(session.calls);
   ++received_;
   last_traffic_ms_ = now_ms;
   const uint8_t hops = received.arrival.hops;
@@ -315,9 +318,14 @@ void UdpRelay::EndTurn(uint64_t now_ms) {
     }
   }
   errors_.set_now(now_ms);
+  translations_.Look(now_ms);
   for (uint32_t n = 0; n < kTurnTimeouts; ++n) {
     UdpSession* session = table_.Expired(now_ms);
     if (session == nullptr) break;
+    if (translations_.IsBusy(*session, now_ms)) {
+      table_.Touch(*session, now_ms);
+      continue;
+    }
     slot_.Add(TPX_C_UDP_SESSIONS_AGED);
     Close(*session);
   }
@@ -325,10 +333,12 @@ void UdpRelay::EndTurn(uint64_t now_ms) {
 }
 
 bool UdpRelay::busy(uint64_t now_ms) const {
-  return table_.open() > 0 && now_ms - last_traffic_ms_ < kBusyMs;
+  return table_.open() > 0 && now_ms - std::max(last_traffic_ms_, translations_.busy_ms()) < kBusyMs;
 }
 
-uint64_t UdpRelay::NextTimeout() const { return std::min(table_.NextExpiry(), replies_.NextExpiry()); }
+uint64_t UdpRelay::NextTimeout() const {
+  return std::min({table_.NextExpiry(), replies_.NextExpiry(), translations_.NextLook()});
+}
 
 void UdpRelay::CloseAll() {
   closing_ = true;

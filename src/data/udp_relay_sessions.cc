@@ -103,6 +103,7 @@ void UdpRelay::Replace(UdpSession& session) {
 }
 
 void UdpRelay::Close(UdpSession& session) {
+  translations_.TakeBack(session);
   if (session.upstream) {
     sender_.FlushSocket(session.upstream.get());
     descriptors_.Give(1);

@@ -264,10 +264,11 @@ void RingWorker::Finish() {
 }  // namespace
 
 absl::StatusOr<std::unique_ptr<Worker>> Worker::Create(const WorkerOptions& options) {
-  if (options.shared == nullptr || options.decisions == nullptr || options.icmp_budget == nullptr ||
-      options.max_sessions == 0 || options.max_udp_sessions == 0 || options.max_udp_reply_sockets == 0 ||
-      options.lease_ms == 0) {
-    return absl::InvalidArgumentError("worker: slot, decisions, budget, limits and lease_ms are needed");
+  if (options.shared == nullptr || options.decisions == nullptr || options.translations == nullptr ||
+      options.icmp_budget == nullptr || options.max_sessions == 0 || options.max_udp_sessions == 0 ||
+      options.max_udp_reply_sockets == 0 || options.lease_ms == 0) {
+    return absl::InvalidArgumentError(
+        "worker: slot, decisions, translations, budget, limits and lease_ms are needed");
   }
   TPX_ASSIGN_OR_RETURN(std::unique_ptr<io::Ring> ring, io::Ring::Create(kSubmissions, kCompletions));
   UniqueFd wake(eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC));

@@ -58,7 +58,7 @@ void CompileRules(const Policy& policy, Classes& classes, tpx_tables& tables) {
                        .forward = static_cast<uint8_t>(rule.forward),
                        .pad = {}};
     if (rule.asks_for_owner()) continue;  // what follows is about packets
-    if (rule.forward != TPX_FORWARD_STACK) tables.forwards = 1;
+    if (rule.forward != TPX_FORWARD_STACK && rule.action == TPX_ACTION_BYPASS) tables.forwards = 1;
     if (CoversAllPorts(rule.sports) && CoversAllPorts(rule.dports)) SetBit(portless, i);
     bool stops = rule.action == TPX_ACTION_DROP || rule.action == TPX_ACTION_REJECT;
     if (stops || (rule.is_proxied() && rule.fail_mode != TPX_FAIL_OPEN)) SetBit(denying, i);

@@ -149,8 +149,7 @@ class RulesReader {
              "past the proxy");
     }
     if (!rule.is_proxied() || redirect) rule.source = TPX_SOURCE_MASQUERADE;
-    const bool tcp_only =
-        !rule.protocols.empty() && std::all_of(rule.protocols.begin(), rule.protocols.end(), IsTcp);
+    const bool tcp_only = IsTcpOnly(rule);
     if (rule.is_proxied() && tcp_only)
       refuse(nodes.mapping, "mapping concerns only UDP, which proto excludes");
     if (!rule.is_proxied() || tcp_only) {
@@ -161,6 +160,10 @@ class RulesReader {
       }
       rule.mapping = TPX_MAPPING_ADDRESS_AND_PORT_DEPENDENT;
     }
+  }
+
+  static bool IsTcpOnly(const Rule& rule) {
+    return !rule.protocols.empty() && std::all_of(rule.protocols.begin(), rule.protocols.end(), IsTcp);
   }
 
   static bool ExcludesPorts(const Rule& rule) {
@@ -176,8 +179,10 @@ class RulesReader {
   }
 
   void CheckForward(const Rule& rule, const YamlNode& node) {
-    if (rule.action != TPX_ACTION_BYPASS) {
-      out_.Error(node, "forward concerns only rules whose action is bypass");
+    if (rule.action == TPX_ACTION_DROP || rule.action == TPX_ACTION_REJECT) {
+      out_.Error(node, "forward concerns only rules whose action is proxy, redirect or bypass");
+    } else if (rule.is_proxied() && IsTcpOnly(rule)) {
+      out_.Error(node, "forward of what is proxied concerns only UDP, which proto excludes");
     } else if (rule.asks_for_owner()) {
       out_.Error(node,
                  "forward concerns only packets that come in, not flows of the gateway's own processes");

@@ -195,9 +195,9 @@ int IcmpSender::Send(const IcmpError& error) {
   return n < 0 ? -errno : 0;
 }
 
-IpAddr SourceTowards(const IpAddr& to) {
+IpAddr SourceTowards(const IpAddr& to, uint32_t mark) {
   constexpr uint16_t kAnyPort = 9;
-  const UniqueFd fd(OpenUdpUpstream(to.is_v4(), 0));
+  const UniqueFd fd(OpenUdpUpstream(to.is_v4(), mark));
   if (!fd || ConnectUdp(fd.get(), {.addr = to, .port = kAnyPort}) < 0) return {};
   sockaddr_storage own{};
   socklen_t length = sizeof(own);

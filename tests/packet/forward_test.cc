@@ -2,49 +2,17 @@
 // What a rule with forward: fib does to the packets behind the first one of a flow.
 #include <linux/pkt_cls.h>
 
-#include <algorithm>
-
-#include "support/packet_fixture.h"
+#include "support/fib_fixture.h"
 
 namespace tpx::test {
 namespace {
 
 constexpr uint16_t kForwarded = 9000;
-constexpr uint32_t kIn = 5001, kOut = 5002;
-// Of the device that packets come in by, as the tests' frames have it, of the one they leave by, and of the
-// next hop.
-constexpr policy::MacAddress kOwnMac = {0x00, 0x53, 0x00, 0x00, 0x00, 0x01};
-constexpr policy::MacAddress kOutMac = {0x00, 0x53, 0x00, 0x00, 0x00, 0x02};
-constexpr policy::MacAddress kHopMac = {0x00, 0x53, 0x00, 0x00, 0x00, 0x03};
 
-void MakeDevices() {
-  Shell(
-      "ip link add in0 index 5001 address 00:53:00:00:00:01 type veth peer name in1 && "
-      "ip link add out0 index 5002 address 00:53:00:00:00:02 mtu 1400 type veth peer name out1 && "
-      "ip link set in1 up && ip link set out1 up && ip link set in0 up && ip link set out0 up");
-  Shell("sysctl -qw net.ipv4.ip_forward=1 net.ipv6.conf.all.forwarding=1");
-  Shell(
-      "ip addr add 203.0.113.1/29 dev out0 && ip addr add 2001:db8:3::1/120 dev out0 nodad && "
-      "ip neigh add 203.0.113.2 lladdr 00:53:00:00:00:03 dev out0 && "
-      "ip neigh add 2001:db8:3::2 lladdr 00:53:00:00:00:03 dev out0");
-  Shell(
-      "ip route add 203.0.113.128/28 via 203.0.113.2 && ip route add 2001:db8:3:1::/64 via 2001:db8:3::2 && "
-      "ip route add 203.0.113.144/28 dev in0 && ip route add 2001:db8:3:2::/64 dev in0");
-}
-
-class Forward : public FamilyTest {
+class Forward : public FibTest {
  protected:
-  static void SetUpTestSuite() {
-    if (!ProgRunner::Privileged()) return;
-    SharedRunner();
-    MakeDevices();
-  }
-  static void TearDownTestSuite() {
-    if (ProgRunner::Privileged()) Shell("ip link del in0 && ip link del out0");
-  }
-
   void SetUp() override {
-    FamilyTest::SetUp();
+    FibTest::SetUp();
     if (IsSkipped() || HasFatalFailure()) return;
     policy::Rule rule = RuleFor({kForwarded}, TPX_ACTION_BYPASS, TPX_FAIL_OPEN, {6, 17});
     rule.forward = TPX_FORWARD_FIB;
@@ -52,29 +20,18 @@ class Forward : public FamilyTest {
     runner().ComeInBy(kIn);
   }
 
-  const char* server() const { return v4() ? "203.0.113.130" : "2001:db8:3:1::2"; }
-  const char* behind_itself() const { return v4() ? "203.0.113.146" : "2001:db8:3:2::2"; }
-  const char* no_neighbour() const { return v4() ? "203.0.113.3" : "2001:db8:3::3"; }
-  Packet To(const char* where) const { return Packet().Ip(f().client, where); }
-  Packet Tcp() const { return To(server()).Tcp(kClientPort, kForwarded); }
-  Packet Udp() const { return To(server()).Udp(kClientPort, kForwarded).Payload(32); }
+  Packet Tcp() const { return To(far_server()).Tcp(kClientPort, kForwarded); }
+  Packet Udp() const { return To(far_server()).Udp(kClientPort, kForwarded).Payload(32); }
 
-  static Bytes FrameOf(const Packet& packet) {
-    Bytes frame = packet.Build();
-    std::copy(kOwnMac.begin(), kOwnMac.end(), frame.begin());
-    return frame;
-  }
   static Outcome Lan(const Packet& packet, uint32_t mark = 0) {
-    return runner().Run(Hook::kLan, FrameOf(packet), mark);
+    return runner().Run(Hook::kLan, FrameTo(kInMac, packet), mark);
   }
   static void ExpectForwarded(Packet packet) {
     const Outcome outcome = Lan(packet);
     EXPECT_EQ(outcome,
               (Outcome{.code = TC_ACT_REDIRECT, .mark = 0, .reason = TPX_R_FORWARDED, .changed = true}));
-    Bytes expected = packet.HopLimit(63).Build();
-    std::copy(kHopMac.begin(), kHopMac.end(), expected.begin());
-    std::copy(kOutMac.begin(), kOutMac.end(), expected.begin() + 6);
-    EXPECT_EQ(runner().left(), expected) << "more than addresses and hops was changed, or less";
+    EXPECT_EQ(runner().left(), FrameOf(kOutMac, kHopMac, packet.HopLimit(63)))
+        << "more than addresses and hops was changed, or less";
   }
   static void ExpectLeftToTheStack(const Packet& packet, uint32_t mark = 0) {
     EXPECT_EQ(Lan(packet, mark), Leaves(TPX_R_DIRECT, mark));
@@ -104,14 +61,14 @@ TEST_P(Forward, OnlyWhereTheRuleSaysSo) {
 }
 
 TEST_P(Forward, OtherRulesBeside) {
-  ExpectLeftToTheStack(To(server()).Tcp(kClientPort, kBypassed).Ack());
-  Lan(To(server()).Udp(kClientPort, kBypassed));
-  ExpectLeftToTheStack(To(server()).Udp(kClientPort, kBypassed));
+  ExpectLeftToTheStack(To(far_server()).Tcp(kClientPort, kBypassed).Ack());
+  Lan(To(far_server()).Udp(kClientPort, kBypassed));
+  ExpectLeftToTheStack(To(far_server()).Udp(kClientPort, kBypassed));
 }
 
 TEST_P(Forward, NotFromTheWan) {
-  EXPECT_EQ(runner().Run(Hook::kWan, FrameOf(Tcp().Ack())), Leaves(TPX_R_WAN));
-  EXPECT_EQ(runner().Run(Hook::kWan, FrameOf(Udp())), Leaves(TPX_R_WAN));
+  EXPECT_EQ(runner().Run(Hook::kWan, FrameTo(kInMac, Tcp().Ack())), Leaves(TPX_R_WAN));
+  EXPECT_EQ(runner().Run(Hook::kWan, FrameTo(kInMac, Udp())), Leaves(TPX_R_WAN));
 }
 
 TEST_P(Forward, LastHopIsTheStacksToTell) {
@@ -138,13 +95,13 @@ TEST_P(Forward, WhatIsNotPlain) {
   }
   Lan(Udp());
   ExpectLeftToTheStack(Udp().Fragment(0, true));
-  EXPECT_EQ(Lan(To(server()).Fragment(1480, false).Protocol(17).Payload(64)), Leaves(TPX_R_FRAG_PASSED));
+  EXPECT_EQ(Lan(To(far_server()).Fragment(1480, false).Protocol(17).Payload(64)), Leaves(TPX_R_FRAG_PASSED));
 }
 
 TEST_P(Forward, MarksMayChooseTheRoute) { ExpectLeftToTheStack(Tcp().Ack(), 0x12); }
 
 TEST_P(Forward, ForSomebodyElse) {
-  Bytes frame = FrameOf(Tcp().Ack());
+  Bytes frame = FrameTo(kInMac, Tcp().Ack());
   frame[5] = 0x77;
   EXPECT_EQ(runner().Run(Hook::kLan, frame), Leaves(TPX_R_DIRECT));
 }
@@ -157,9 +114,9 @@ TEST_P(Forward, WithoutANeighbourOrARoute) {
 // Whoever sends from there, the stack has its own opinion of it.
 TEST_P(Forward, FromWhereNothingIsForwarded) {
   for (const char* source : {f().gateway, f().link_local, f().loopback, f().multicast, f().unspecified})
-    EXPECT_EQ(Lan(Packet().Ip(source, server()).Tcp(kClientPort, kForwarded).Ack()), Leaves(TPX_R_DIRECT))
+    EXPECT_EQ(Lan(Packet().Ip(source, far_server()).Tcp(kClientPort, kForwarded).Ack()), Leaves(TPX_R_DIRECT))
         << source;
-  const Packet link_local = Packet().Ip(f().link_local, server()).Udp(kClientPort, kForwarded);
+  const Packet link_local = Packet().Ip(f().link_local, far_server()).Udp(kClientPort, kForwarded);
   EXPECT_EQ(Lan(link_local), Leaves(TPX_R_RULE_BYPASS));
   EXPECT_EQ(Lan(link_local), Leaves(TPX_R_DIRECT));
 }

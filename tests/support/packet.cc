@@ -247,7 +247,8 @@ Bytes Packet::Transport() const {
     Put32(pseudo, 0, static_cast<uint32_t>(bytes.size()));
     pseudo[7] = protocol_;
     if (!unfinished_checksum_) Append(pseudo, bytes);
-    const uint16_t checksum = Checksum(pseudo, 0, pseudo.size());
+    uint16_t checksum = Checksum(pseudo, 0, pseudo.size());
+    if (protocol_ == IPPROTO_UDP && checksum == 0) checksum = 0xffff;  // RFC 768: 0 says that there is none
     Put16(bytes, field, unfinished_checksum_ ? static_cast<uint16_t>(~checksum) : checksum);
   } else {
     Put16(bytes, field, Checksum(bytes, 0, bytes.size()));

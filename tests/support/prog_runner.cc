@@ -117,13 +117,14 @@ void ProgRunner::Reset() {
                .udp_ended = 0,
                .netns_cookie = 0,
                .headerless = 0,
-               .pad = 0,
+               .translates = 0,
                .local_filter = {}};
   std::fill_n(workers_, TPX_MAX_WORKERS, tpx_worker{});
   listeners_.clear();  // closing takes them out of the sockmap
   index_by_cookie_.clear();
-  for (const bpf_map* map : {skeleton_->maps.tpx_local, skeleton_->maps.tpx_flows, skeleton_->maps.tpx_frags,
-                             skeleton_->maps.tpx_devices, skeleton_->maps.tpx_sources}) {
+  for (const bpf_map* map :
+       {skeleton_->maps.tpx_local, skeleton_->maps.tpx_flows, skeleton_->maps.tpx_frags,
+        skeleton_->maps.tpx_devices, skeleton_->maps.tpx_sources, skeleton_->maps.tpx_nat}) {
     Empty(map);
   }
   Bytes zeros(sizeof(tpx_handoff) * 2 * static_cast<size_t>(libbpf_num_possible_cpus()), 0);

@@ -9,6 +9,7 @@
 #include "tpx_abi.h"
 #include "tpx_event.h"
 #include "tpx_judge.h"
+#include "tpx_nat.h"
 
 // The maps of a pin directory, each with its type. See tpx_abi.h for meanings.
 namespace tpx::bpf {
@@ -35,6 +36,9 @@ inline absl::StatusOr<Map<tpx_addr, uint32_t>> OpenLocal(const std::string& pins
 }
 inline absl::StatusOr<Map<tpx_flow, tpx_verdict>> OpenFlows(const std::string& pins, Access access) {
   return Map<tpx_flow, tpx_verdict>::OpenPinned(pins + "/tpx_flows", BPF_MAP_TYPE_LRU_HASH, access);
+}
+inline absl::StatusOr<Map<tpx_flow, tpx_translation>> OpenNat(const std::string& pins, Access access) {
+  return Map<tpx_flow, tpx_translation>::OpenPinned(pins + "/tpx_nat", BPF_MAP_TYPE_HASH, access);
 }
 // Key: a descriptor of the socket.
 inline absl::StatusOr<Map<int, tpx_socket>> OpenSockets(const std::string& pins, Access access) {

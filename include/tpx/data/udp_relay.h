@@ -15,6 +15,7 @@
 #include "tpx/data/shared_slot.h"
 #include "tpx/data/udp_errors.h"
 #include "tpx/data/udp_table.h"
+#include "tpx/data/udp_translations.h"
 #include "tpx/data/worker.h"
 #include "tpx/io/buffer_ring.h"
 #include "tpx/io/ring.h"
@@ -87,6 +88,7 @@ class UdpRelay {
   std::unique_ptr<io::BufferRing> buffers_;
   std::array<UniqueFd, TPX_LISTENER_KINDS> listener_;  // those of UDP
   UdpTable table_;
+  UdpTranslations translations_;
   UdpErrors errors_;
   DatagramSender sender_;
   ReplySockets replies_;

@@ -43,6 +43,8 @@ struct UdpClient {
 //  2. it is freed only when its receive request has ended;
 //  3. it owns no memory beyond this object.
 struct UdpSession : DeadlineHook {
+  static constexpr uint32_t kUntranslated = UINT32_MAX;
+
   enum class Phase : uint8_t { kFree, kOpen, kClosing };
 
   UdpKey key;
@@ -54,14 +56,17 @@ struct UdpSession : DeadlineHook {
   UniqueFd upstream;
   uint32_t index = 0;
   uint32_t generation = 0;
+  uint32_t translation = kUntranslated;  // index in UdpTranslations
   uint32_t confirmed = 0;  // DecisionSource::UdpEnded() when a flow of it was last known to be there
   Phase phase = Phase::kFree;
   uint8_t up = 0, down = 0;    // receive calls in each direction, saturating
+  uint8_t calls = 0;           // the same of both, since tc was last to take it over
   bool receiving : 1 = false;  // the request is armed
   bool gone : 1 = false;       // the client is: closed at the end of the turn
   bool no_trains : 1 = false;  // one of the ways out can't segment
   bool preserved : 1 = false;  // the upstream socket has the client's address
   bool fragments : 1 = false;  // the kernel may fragment what it sends
+  bool stays : 1 = false;      // tc cannot or shall not forward its datagrams
 
   bool is_free() const { return phase == Phase::kFree; }
   // The family of the upstream socket.

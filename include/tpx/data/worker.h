@@ -8,6 +8,7 @@
 #include "absl/status/statusor.h"
 #include "tpx/data/decision_source.h"
 #include "tpx/data/icmp_budget.h"
+#include "tpx/data/translation_map.h"
 #include "tpx_abi.h"
 
 namespace tpx::data {
@@ -45,8 +46,9 @@ struct WorkerOptions {
   // none. While it is not 0, a preserved source must not reuse the client's
   // port, because both legs would be one conntrack entry.
   int conntrack_count_fd = -1;
-  // Both must outlive the worker; one budget for all workers of the machine.
+  // All must outlive the worker; one budget for all workers of the machine.
   DecisionSource* decisions = nullptr;
+  TranslationMap* translations = nullptr;
   IcmpBudget* icmp_budget = nullptr;
 };
 

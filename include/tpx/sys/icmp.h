@@ -44,7 +44,8 @@ class IcmpSender {
   UniqueFd v4_, v6_;
 };
 
-// The machine's own address towards `to`: what it would send from.
-IpAddr SourceTowards(const IpAddr& to);
+// The machine's own address towards `to`: what a socket of this mark would send from. Empty where there is no
+// way.
+IpAddr SourceTowards(const IpAddr& to, uint32_t mark = 0);
 
 }  // namespace tpx::sys

@@ -105,6 +105,11 @@ class WorkerTest : public testing::TestWithParam<Family> {
     uint32_t UdpEnded() override { return 0; }
     void NoteOriginal(int, const Endpoint&, const Endpoint&) override {}
   } decisions_;
+  struct NoTranslations final : TranslationMap {
+    bool Store(const tpx_flow&, const tpx_translation&) override { return false; }
+    std::optional<tpx_translation> Find(const tpx_flow&) override { return std::nullopt; }
+    void Erase(const tpx_flow&) override {}
+  } translations_;
   IcmpBudget icmp_budget_;
   WorkerOptions options_{.max_sessions = 4096,
                          .max_pipes = 16,
@@ -124,6 +129,7 @@ class WorkerTest : public testing::TestWithParam<Family> {
                          .shared = &slot_,
                          .conntrack_count_fd = conntrack_count_.get(),
                          .decisions = &decisions_,
+                         .translations = &translations_,
                          .icmp_budget = &icmp_budget_};
   std::unique_ptr<Worker> worker_;
   UniqueFd listener_;  // of the server

@@ -163,6 +163,10 @@ TEST(Compile, SaysWhetherSomeRuleForwards) {
   EXPECT_EQ(with.tables->rules[0].forward, TPX_FORWARD_STACK);
   EXPECT_EQ(with.tables->rules[1].forward, TPX_FORWARD_FIB);
   EXPECT_EQ(Compiled(WithDefault({Rule{}})).tables->forwards, 0u);
+  const CompiledPolicy proxied =
+      Compiled(WithDefault({Rule{.action = TPX_ACTION_PROXY, .forward = TPX_FORWARD_FIB}}));
+  EXPECT_EQ(proxied.tables->forwards, 0u) << "sessions have entries of their own";
+  EXPECT_EQ(proxied.tables->rules[0].forward, TPX_FORWARD_FIB);
 }
 
 TEST(Compile, AllOfIpv6IsNotIpv4) {

@@ -165,6 +165,9 @@ TEST(ParseConfig, TheStackForwardsUnlessTheRuleSaysOtherwise) {
   EXPECT_EQ(FirstRule("{name: a, action: bypass}").forward, TPX_FORWARD_STACK);
   EXPECT_EQ(FirstRule("{name: a, action: bypass, forward: stack}").forward, TPX_FORWARD_STACK);
   EXPECT_EQ(FirstRule("{name: a, action: bypass, forward: fib}").forward, TPX_FORWARD_FIB);
+  EXPECT_EQ(FirstRule("{name: a, action: proxy, forward: fib}").forward, TPX_FORWARD_FIB);
+  EXPECT_EQ(FirstRule("{name: a, action: {redirect: \"192.0.2.1:53\"}, forward: fib}").forward,
+            TPX_FORWARD_FIB);
 }
 
 TEST(ParseConfig, IcmpIsThatOfBothFamilies) {

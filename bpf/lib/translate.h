@@ -1,0 +1,120 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/*
+ * Datagrams of sessions that their worker has handed over (tpx_nat): their ends become those that the
+ * session's sockets would give them, and they are forwarded by the FIB. Whatever is in the way of that
+ * leaves them to the worker, whose session goes on all the time.
+ */
+#pragma once
+
+#include "flows.h"
+#include "forward.h"
+
+#define UDP_CHECK_AT 6
+
+static __always_inline int may_be_translated(const struct packet *p) {
+  struct tpx_control *control = control_block();
+
+  return p->kind == PACKET_UDP && control && control->translates;
+}
+
+/* The worker has to be alive, though a killed one leaves its sessions for the rest of its lease. */
+static __always_inline int is_served(const struct tpx_translation *t) {
+  struct tpx_control *control = control_block();
+  __u32 worker = t->worker;
+  struct tpx_worker *w = bpf_map_lookup_elem(&tpx_workers, &worker);
+
+  return control && w && t->udp_ended == control->udp_ended &&
+         *(volatile __u32 *)&w->state != TPX_WORKER_ABSENT && *(volatile __u64 *)&w->deadline_ns >= tick_ns();
+}
+
+/* Whether a session serves what the verdict asks for. Its own address may have gone since. */
+static __always_inline int serves(const struct tpx_translation *t, const struct tpx_flow *flow,
+                                  const struct tpx_verdict *v) {
+  if (!is_steered(v) || v->action != t->action || v->source != t->source || v->mapping != t->mapping ||
+      v->worker != t->worker)
+    return 0;
+  if (v->action == TPX_ACTION_REDIRECT && (!addr_equal(&v->to.addr, &t->as.dst) || v->to.port != t->as.dport))
+    return 0;
+  return addr_equal(&t->as.src, &flow->src) || is_local(&t->as.src);
+}
+
+/* Once a second: the verdict has to live, and everybody who asks tpx_flows has to see that it does. */
+static __noinline int is_still_decided(const struct tpx_flow *flow, const struct tpx_translation *t,
+                                       __u32 now) {
+  struct tpx_verdict *v;
+
+  if (!flow || !t) return 0;
+  v = bpf_map_lookup_elem(&tpx_flows, flow);
+  if (!v || age_s(v, now) > udp_flow_s() || !serves(t, flow, v)) return 0;
+  note_seen(flow, v, now);
+  return 1;
+}
+
+/*
+ * An answer came to where the client's datagrams say that they are from: nobody behind us translates them
+ * further, so tc may send them, by the device that the answer came by. Before that they go through the stack,
+ * where somebody may, and where routes may be chosen by the proxy's mark.
+ */
+static __always_inline void note_answer(const struct tpx_translation *answer, __u32 device) {
+  struct tpx_flow asked = reverse_of(&answer->as);
+  struct tpx_translation *t = bpf_map_lookup_elem(&tpx_nat, &asked);
+
+  if (t && !t->device) t->device = device;
+}
+
+/* The first one of each second is looked at closely. */
+static __always_inline int may_go(const struct __sk_buff *skb, const struct tpx_flow *flow,
+                                  const struct tpx_translation *t, __u32 now) {
+  if (t->from_lan) return t->device && (t->seen_s == now || is_still_decided(flow, t, now));
+  if (t->seen_s != now) note_answer(t, skb->ifindex);
+  return 1;
+}
+
+static __always_inline __be32 ports_of(const struct tpx_flow *flow) { return *(const __be32 *)&flow->sport; }
+
+/* Of what the device is to finish, the checksum covers the addresses only; one of 0 says that there is none.
+ */
+static __always_inline long rewrite_udp(struct __sk_buff *skb, const struct packet *p,
+                                        const struct tpx_flow *as, __u32 changed) {
+  __u32 at = ETHERNET_LEN + fixed_header_len(p);
+  __be32 ports = ports_of(as);
+
+  if (bpf_l4_csum_replace(skb, at + UDP_CHECK_AT, 0, changed, BPF_F_PSEUDO_HDR | BPF_F_MARK_MANGLED_0) ||
+      bpf_l4_csum_replace(skb, at + UDP_CHECK_AT, ports_of(&p->flow), ports,
+                          BPF_F_MARK_MANGLED_0 | sizeof(ports)))
+    return -1;
+  return bpf_skb_store_bytes(skb, at, &ports, sizeof(ports), 0);
+}
+
+/* As forward_by_fib(): TC_ACT_UNSPEC where nothing was done and the packet is to be judged. */
+static __noinline int forward_translated(struct __sk_buff *skb, struct packet *p, int from_lan) {
+  struct bpf_fib_lookup fib = {};
+  struct tpx_translation *t;
+  __u32 changed, now = now_s();
+
+  if (!p) return TC_ACT_UNSPEC;
+  t = bpf_map_lookup_elem(&tpx_nat, &p->flow);
+  if (!t || t->from_lan != from_lan || !is_served(t) || !may_go(skb, &p->flow, t, now) ||
+      find_way(skb, p, &t->as, &fib))
+    return TC_ACT_UNSPEC;
+  /* By another device it may need another address of the gateway's, which the worker finds. */
+  if (!t->device) t->device = fib.ifindex;
+  if (t->device != fib.ifindex) return TC_ACT_UNSPEC;
+  if (t->seen_s != now) t->seen_s = now; /* CPUs share the entry */
+  changed = bpf_csum_diff((__be32 *)&p->flow, ENDS_LEN, (__be32 *)&t->as, ENDS_LEN, 0);
+  if (rewrite_udp(skb, p, &t->as, changed) || rewrite(skb, p, &fib, &t->as, changed)) return TC_ACT_SHOT;
+  return bpf_redirect(fib.ifindex, 0);
+}
+
+/* Whoever an ICMP error is about has to learn of it: the worker has the session back. */
+static __noinline int give_back(const struct tpx_flow *quoted) {
+  struct tpx_flow reversed;
+  struct tpx_translation *t;
+
+  if (!quoted) return 0;
+  t = bpf_map_lookup_elem(&tpx_nat, quoted);
+  if (!t) return 0;
+  reversed = reverse_of(&t->as);
+  bpf_map_delete_elem(&tpx_nat, quoted);
+  return bpf_map_delete_elem(&tpx_nat, &reversed);
+}

@@ -1,0 +1,68 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "tpx/base/address.h"
+#include "tpx/data/decision_source.h"
+#include "tpx/data/shared_slot.h"
+#include "tpx/data/translation_map.h"
+#include "tpx/data/udp_table.h"
+#include "tpx_abi.h"
+
+namespace tpx::data {
+
+// The sessions of a worker whose datagrams tc translates and forwards, because
+// their rule says forward: fib. One server for each session, that from which
+// answers came when it had seen enough datagrams.
+//
+// A session goes on all the time: it has its socket and its place in the table,
+// and whatever tc does not take comes to it. What tc forwards is seen here twice
+// a second, so a session is as young as its last datagram by a second and a half.
+class UdpTranslations {
+ public:
+  // All must outlive it. `own_mark` is that of the sessions' sockets.
+  UdpTranslations(uint32_t worker, uint32_t own_mark, DecisionSource& decisions, TranslationMap& map,
+                  SharedSlot& slot, UdpTable& table);
+
+  // Datagrams came from `server` and go to the session's client. May hand both
+  // directions over to tc.
+  void OnAnswer(UdpSession& session, const Endpoint& server, uint64_t now_ms);
+  // Before its socket is closed.
+  void TakeBack(UdpSession& session);
+  // Whether tc has forwarded any of its datagrams within the last second.
+  bool IsBusy(const UdpSession& session, uint64_t now_ms);
+
+  // Touches in the table those that had datagrams, takes back those that had none
+  // for a while; a part of them in each call.
+  void Look(uint64_t now_ms);
+  uint64_t NextLook() const;
+  // When Look last found one that was busy.
+  uint64_t busy_ms() const { return busy_ms_; }
+
+ private:
+  struct Pair {
+    UdpSession* session;
+    tpx_flow up, down;    // as they arrive: from the client, from the server
+    uint32_t seen_s = 0;  // when datagrams of either came last, as far as is known
+  };
+
+  bool Prepare(const UdpSession& session, const Endpoint& server, const tpx_verdict& verdict, Pair& pair,
+               tpx_translation& up, tpx_translation& down) const;
+  bool Store(const Pair& pair, const tpx_translation& up, const tpx_translation& down);
+  bool Refresh(Pair& pair);  // false: it is not there any more
+  void LookAt(Pair& pair, uint64_t now_ms);
+
+  const uint32_t worker_, own_mark_;
+  DecisionSource& decisions_;
+  TranslationMap& map_;
+  SharedSlot& slot_;
+  UdpTable& table_;
+  std::vector<Pair> pairs_;
+  size_t left_ = 0;  // of this round of looking
+  uint64_t next_round_ms_ = 0;
+  uint64_t busy_ms_ = 0;
+};
+
+}  // namespace tpx::data

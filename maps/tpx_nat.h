@@ -1,0 +1,33 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/*
+ * Network address translation in tc: UDP sessions whose rule says TPX_FORWARD_FIB, and which their worker
+ * has handed over. Without an entry a datagram goes to the worker, so an entry may go at any time.
+ */
+#pragma once
+
+#include "tpx_abi.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+#define TPX_MAX_TRANSLATIONS 131072 /* two for each session */
+
+/* tpx_nat[flow as it comes in]: one direction of a session between a client and one server. */
+struct tpx_translation {
+  struct tpx_flow as; /* as it leaves */
+  __u32 udp_ended;    /* tpx_control.udp_ended at that time: with another number it is void */
+  __u32 seen_s;       /* CLOCK_MONOTONIC, of its last datagram; written by tc from here on */
+  __u32 device;       /* that it leaves by; 0: not known yet. From the client: that answers came by */
+  __u8 from_lan;      /* 1: from the client */
+  __u8 worker;        /* who has the session */
+  __u8 action;        /* enum tpx_action, and so on: what the verdict said that it serves */
+  __u8 source;
+  __u8 mapping;
+  __u8 pad[3];
+};
+TPX_SIZE(struct tpx_translation, 60);
+
+#ifdef __cplusplus
+}
+#endif

@@ -1,0 +1,33 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <optional>
+#include <string>
+
+#include "absl/status/statusor.h"
+#include "tpx/bpf/map.h"
+#include "tpx/bpf/shared_array.h"
+#include "tpx/data/translation_map.h"
+#include "tpx_abi.h"
+#include "tpx_nat.h"
+
+namespace tpx::app {
+
+// tpx_nat, for the workers.
+class KernelTranslations final : public data::TranslationMap {
+ public:
+  // Empties it: what a killed process left speaks of sockets that are gone. Before
+  // any worker of this one renews a lease.
+  static absl::StatusOr<KernelTranslations> Open(const std::string& pins);
+  bool Store(const tpx_flow& arriving, const tpx_translation& translation) override;
+  std::optional<tpx_translation> Find(const tpx_flow& arriving) override;
+  void Erase(const tpx_flow& arriving) override;
+
+ private:
+  KernelTranslations(bpf::Map<tpx_flow, tpx_translation> nat, bpf::SharedArray<tpx_control> control)
+      : nat_(std::move(nat)), control_(std::move(control)) {}
+  bpf::Map<tpx_flow, tpx_translation> nat_;
+  bpf::SharedArray<tpx_control> control_;
+};
+
+}  // namespace tpx::app
