@@ -1,7 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 // Makes, answers and counts datagrams for udp_bench.py. Every run is bounded in time and count and answers
 // with one line of JSON; SIGTERM ends it early, with the line.
-//   sink   counts what arrives (UDP_GRO, so that it costs little beside what is measured)
+//   sink   counts what arrives (UDP_GRO, so that it costs little beside what is measured); --answer N: sends
+//   a
+//          small datagram back for each N
 //   echo   sends everything back
 //   blast  one way, from --sockets flows in turn, as fast as it goes or at --rate; --train N: trains of N
 //   segments rr     --sockets requests outstanding, each from a socket of its own that asks again when
@@ -43,7 +45,7 @@ constexpr uint16_t kFirstPort = 2000, kLastPort = 65'000;  // of churn
 struct Options {
   std::string mode, address;
   uint16_t port = 0;
-  uint64_t seconds = 5, size = 100, sockets = 1, train = 1, count = 10'000'000, rate = 0;
+  uint64_t seconds = 5, size = 100, sockets = 1, train = 1, count = 10'000'000, rate = 0, answer = 0;
 };
 
 struct Head {  // what every datagram begins with
@@ -94,7 +96,10 @@ class Receiver {
   // A sink asks for GRO and for the heads of what it gets; lengths are known without copying the rest
   // (MSG_TRUNC).
   Receiver(const Options& options, bool sink)
-      : fd_(Open(options, bind)), room_(sink ? sizeof(Head) : kLargest), buffers_(kBatch * room_) {
+      : fd_(Open(options, bind)),
+        room_(sink ? sizeof(Head) : kLargest),
+        answer_(options.answer),
+        buffers_(kBatch * room_) {
     const timeval tick{.tv_sec = 0, .tv_usec = kTick / 1000};
     setsockopt(fd_.get(), SOL_SOCKET, SO_RCVTIMEO, &tick, sizeof(tick));
     Set(fd_, SOL_SOCKET, SO_RCVBUFFORCE, kSocketBuffer);
@@ -137,6 +142,14 @@ class Receiver {
     if (bytes >= sizeof(head)) memcpy(&head, iov_[i].iov_base, sizeof(head));
     (head.magic == kMagic ? datagrams_ : bad_) += segment > 0 ? (bytes + segment - 1) / segment : 1;
     bytes_ += bytes;
+    if (answer_ != 0 && datagrams_ - answered_ >= answer_) Answer(names_[i]);
+  }
+
+  void Answer(const sockaddr_storage& to) {
+    const Head head{.magic = kMagic, .number = answered_ = datagrams_};
+    // One that is lost is followed by another.
+    sendto(fd_.get(), &head, sizeof(head), MSG_DONTWAIT, reinterpret_cast<const sockaddr*>(&to),
+           to.ss_family == AF_INET ? sizeof(sockaddr_in) : sizeof(sockaddr_in6));
   }
 
   void SendBack(size_t messages) {
@@ -152,6 +165,7 @@ class Receiver {
 
   UniqueFd fd_;
   const size_t room_;
+  const uint64_t answer_;
   std::vector<char> buffers_;
   std::array<mmsghdr, kBatch> messages_{};
   std::array<iovec, kBatch> iov_{};
@@ -159,7 +173,7 @@ class Receiver {
   alignas(cmsghdr) char control_[kBatch][CMSG_SPACE(sizeof(int))]{};
   IpAddr last_;
   std::set<std::string> peers_;
-  uint64_t datagrams_ = 0, bytes_ = 0, bad_ = 0;
+  uint64_t datagrams_ = 0, bytes_ = 0, bad_ = 0, answered_ = 0;
 };
 
 json Blast(const Options& options, uint64_t deadline) {
@@ -288,6 +302,7 @@ int main(int argc, char** argv) {
   app.add_option("--sockets", options.sockets)->check(CLI::Range(1, 4096));
   app.add_option("--train", options.train, "segments")->check(CLI::Range(1, 43));
   app.add_option("--rate", options.rate, "datagrams per second")->check(CLI::Range(0, 10'000'000));
+  app.add_option("--answer", options.answer, "datagrams; 0: none")->check(CLI::Range(0, 1'000'000));
   CLI11_PARSE(app, argc, argv);
   struct sigaction action {};
   action.sa_handler = [](int) { tpx::stopped = 1; };

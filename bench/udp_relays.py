@@ -31,7 +31,7 @@ class Tpx:
 
     def __init__(self, stage):
         self.stage = stage
-        self.config = stage.folder / "tpx.yaml"
+        self.config = stage.folder / f"{self.key}.yaml"
         # JSON is YAML. One client here is all the clients there are.
         self.config.write_text(json.dumps({
             "version": 1, "interfaces": {"lan": ["lan"], "wan": ["wan"]}, "default": "bypass",
@@ -62,13 +62,18 @@ class Tpx:
         subprocess.run(self.stage.inside("g", *self.argv, "detach"), check=True, stdout=subprocess.DEVNULL)
 
 
+class TpxFib(Tpx):
+    key, name, target, seen = "tpx-fib", "tpx-bpf, fib", SERVER, GATEWAY_WAN
+    rule = {**Tpx.rule, "forward": "fib"}
+
+
 class Bypass(Tpx):
     key, name, target, seen = "bypass", "tpx-bpf, bypass", SERVER, CLIENT
     rule = {"action": "bypass"}
 
 
 class Fib(Tpx):
-    key, name, target, seen = "fib", "the same, fib", SERVER, CLIENT
+    key, name, target, seen = "fib", "bypass, fib", SERVER, CLIENT
     rule = {"action": "bypass", "forward": "fib"}
 
 
@@ -96,4 +101,4 @@ class Nginx:
         self.stage.end(self.process)
 
 
-RELAYS = {relay.key: relay for relay in (Forwarding, Bypass, Fib, Tpx, Nginx)}
+RELAYS = {relay.key: relay for relay in (Forwarding, Bypass, Fib, Tpx, TpxFib, Nginx)}
