@@ -80,6 +80,29 @@ class Quic(udp_lab.Case):
     def test_U1_http3_preserve(self):
         self.through("preserve")
 
+    def through_tc(self, source):
+        """forward: fib: most of it by tc, which makes no difference to either end."""
+        self.start_udp(product.udp_rule(forward="fib"), source=source)
+        for family in harness.FAMILIES:
+            with self.subTest(source=source, family=family.name):
+                before, translated = self.tpx.totals(), self.translated_bytes()
+                self.download(family, "large", "small")
+                grown = {name: value - before[name] for name, value in self.tpx.totals().items()}
+                by_tc, by_worker = self.translated_bytes() - translated, grown["udp_bytes_down"]
+                self.assertEqual((grown["udp_sessions_total"], grown["udp_translated_total"]), (1, 1))
+                self.assertGreater(by_tc + by_worker, SMALL + harness.scaled(LARGE))
+                self.assertGreater(by_tc, by_worker)
+                print(f"{source} {family.name}: {by_tc} bytes by tc, {by_worker} by the worker", flush=True)
+
+    def test_U1_http3_translated_masquerade(self):
+        self.through_tc("masquerade")
+
+    def test_U1_http3_translated_preserve(self):
+        self.through_tc("preserve")
+
+    def translated_bytes(self):
+        return sum(entry["bytes"] for entry in self.tpx.json("counters")["reasons"] if entry["name"] == "translated")
+
 
 if __name__ == "__main__":
     harness.main()

@@ -1,0 +1,57 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the tests of translated UDP sessions share: how one gets there, and how it is seen."""
+import harness
+import product
+from udp_case import PORT, UdpCase
+
+HEARD_PORT = 5400  # of a socket of the test's own at the server
+
+
+def fib_rule(**more):
+    return product.udp_rule(forward="fib", **more)
+
+
+class TranslatedCase(UdpCase):
+    def start_fib(self, *rules, **options):
+        self.start_udp(*(rules or [fib_rule()]), **options)
+
+    def translated(self):
+        return self.tpx.reasons().get("translated", 0)
+
+    def hand_over(self, sock, family, port=PORT):
+        """Until tc forwards both directions; what the server saw of the client all the time."""
+        before, seen = self.translated(), {self.who(sock, family, port)}
+
+        def goes_both_ways():
+            seen.add(self.who(sock, family, port))
+            there = self.translated()
+            seen.add(self.who(sock, family, port))
+            return self.translated() - there == 2
+
+        harness.wait_until(goes_both_ways, "tc forwards the session")
+        self.assertGreater(self.translated(), before)
+        self.assertEqual(len(seen), 1, f"the server saw it change: {seen}")
+        return seen.pop()
+
+    def check_translated(self, sock, family, port=PORT, count=4):
+        worker, before = self.total("udp_datagrams_up"), self.translated()
+        for n in range(count):
+            self.assertEqual(self.ask(sock, family, b"E%d" % n, port), (b"E%d" % n, (family.server, port)))
+        self.assertEqual(self.translated() - before, 2 * count)
+        self.assertEqual(self.total("udp_datagrams_up"), worker)
+
+
+    def session_with(self, family):
+        """A client's socket and a server's, whose datagrams tc forwards; self.seen: as whom the server sees it."""
+        client, server = self.socket(family), self.far_socket(family, HEARD_PORT, family.server)
+        harness.wait_until(lambda: self.exchange(client, server, family) == 2, "tc forwards the session")
+        return client, server
+
+    def exchange(self, client, server, family):
+        """How many of a question and its answer were forwarded by tc."""
+        before = self.translated()
+        client.sendto(b"question", (family.server, HEARD_PORT))
+        self.seen = self.heard(server, client, family)[1]
+        server.sendto(b"answer", self.seen)
+        self.assertEqual(client.recv(100), b"answer")
+        return self.translated() - before
