@@ -71,7 +71,7 @@ class Changes(TranslatedCase):
                 for _ in range(3):
                     self.exchange(client, server, family)
                     self.assertEqual(self.seen[0], ours)
-                harness.wait_until(lambda c=client, s=server, f=family: self.exchange(c, s, f) == 2,
+                harness.wait_until(lambda c=client, s=server, f=family: self.count_exchange(c, s, f) == 2,
                                    "tc forwards it that way")
                 self.assertEqual(self.seen[0], ours)
                 server.close()
