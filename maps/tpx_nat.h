@@ -13,20 +13,23 @@ extern "C" {
 
 #define TPX_MAX_TRANSLATIONS 131072 /* two for each session */
 
-/* tpx_nat[flow as it comes in]: one direction of a session between a client and one server. */
+/* tpx_nat[flow as it arrives]: one direction of a session between a client and one server. */
 struct tpx_translation {
   struct tpx_flow as; /* as it leaves */
   __u32 udp_ended;    /* tpx_control.udp_ended at that time: with another number it is void */
-  __u32 seen_s;       /* CLOCK_MONOTONIC, of its last datagram; written by tc from here on */
-  __u32 device;       /* that it leaves by; 0: not known yet. From the client: that answers came by */
   __u8 from_lan;      /* 1: from the client */
   __u8 worker;        /* who has the session */
   __u8 action;        /* enum tpx_action, and so on: what the verdict said that it serves */
   __u8 source;
   __u8 mapping;
   __u8 pad[3];
+  /* Changed by tc from here on. Seconds of CLOCK_MONOTONIC. */
+  __u32 seen_s;     /* of the last datagram that was forwarded */
+  __u32 relayed_s;  /* of the last one that was left to the worker all the same */
+  __u32 device_in;  /* that it arrives by; 0: not known yet */
+  __u32 device_out; /* that it leaves by; 0: not known yet. From the client: that answers arrive by */
 };
-TPX_SIZE(struct tpx_translation, 60);
+TPX_SIZE(struct tpx_translation, 68);
 
 #ifdef __cplusplus
 }

@@ -27,10 +27,10 @@ static __always_inline __u8 hops_left(const struct packet *p) {
 }
 
 /* A mark may choose a route, which the look-up would not see (before Linux 6.10). A link-local sender is not
- * forwarded (RFC 4291, 2.5.6). */
+ * forwarded (RFC 4291, 2.5.6). A tag of VLAN 0 (802.1p) ends here. */
 static __always_inline int is_plain(const struct __sk_buff *skb, const struct packet *p) {
-  return skb->pkt_type == PKT_TYPE_HOST && !skb->mark && !p->first_fragment && has_plain_header(p) &&
-         hops_left(p) > 1 && !addr_never_proxied(&p->flow.src);
+  return skb->pkt_type == PKT_TYPE_HOST && !skb->mark && !skb->vlan_present && !p->first_fragment &&
+         has_plain_header(p) && hops_left(p) > 1 && !addr_never_proxied(&p->flow.src);
 }
 
 /* Of the IP packet that the device will see: of GSO one segment. 0 where it is too long to say. */

@@ -10,6 +10,7 @@
 #include "forward.h"
 
 #define UDP_CHECK_AT 6
+#define RELAYED_EVERY_S 20 /* connection tracking forgets UDP after 30 s at the earliest */
 
 static __always_inline int may_be_translated(const struct packet *p) {
   struct tpx_control *control = control_block();
@@ -39,12 +40,10 @@ static __always_inline int serves(const struct tpx_translation *t, const struct 
 }
 
 /* Once a second: the verdict has to live, and everybody who asks tpx_flows has to see that it does. */
-static __noinline int is_still_decided(const struct tpx_flow *flow, const struct tpx_translation *t,
-                                       __u32 now) {
-  struct tpx_verdict *v;
+static __always_inline int is_still_decided(const struct tpx_flow *flow, const struct tpx_translation *t,
+                                            __u32 now) {
+  struct tpx_verdict *v = bpf_map_lookup_elem(&tpx_flows, flow);
 
-  if (!flow || !t) return 0;
-  v = bpf_map_lookup_elem(&tpx_flows, flow);
   if (!v || age_s(v, now) > udp_flow_s() || !serves(t, flow, v)) return 0;
   note_seen(flow, v, now);
   return 1;
@@ -59,14 +58,42 @@ static __always_inline void note_answer(const struct tpx_translation *answer, __
   struct tpx_flow asked = reverse_of(&answer->as);
   struct tpx_translation *t = bpf_map_lookup_elem(&tpx_nat, &asked);
 
-  if (t && !t->device) t->device = device;
+  if (t && !t->device_out) t->device_out = device;
+}
+
+/*
+ * Connection tracking and neighbours forget whom they do not see: now and then one goes their way. It may
+ * be overtaken, so rather a single datagram than a train.
+ */
+static __always_inline int is_for_the_stack_to_see(const struct __sk_buff *skb, struct tpx_translation *t,
+                                                   __u32 now) {
+  __s32 enough = skb->gso_size ? 2 * RELAYED_EVERY_S : RELAYED_EVERY_S;
+
+  if ((__s32)(now - t->relayed_s) < enough) return 0;
+  t->relayed_s = now;
+  return 1;
 }
 
 /* The first one of each second is looked at closely. */
 static __always_inline int may_go(const struct __sk_buff *skb, const struct tpx_flow *flow,
-                                  const struct tpx_translation *t, __u32 now) {
-  if (t->from_lan) return t->device && (t->seen_s == now || is_still_decided(flow, t, now));
-  if (t->seen_s != now) note_answer(t, skb->ifindex);
+                                  struct tpx_translation *t, __u32 now) {
+  if (t->from_lan && !t->device_out) return 0;
+  if (t->device_in && t->device_in != skb->ifindex) return 0;
+  if (t->seen_s == now) return 1;
+  if (is_for_the_stack_to_see(skb, t, now)) return 0;
+  if (t->from_lan) return is_still_decided(flow, t, now);
+  note_answer(t, skb->ifindex);
+  return 1;
+}
+
+/* Once nothing stands in the way. By another device it may need another address of the gateway's, which the
+ * worker finds. CPUs share the entry. */
+static __always_inline int goes_by(const struct __sk_buff *skb, struct tpx_translation *t, __u32 device,
+                                   __u32 now) {
+  if (!t->device_out) t->device_out = device;
+  if (t->device_out != device) return 0;
+  if (!t->device_in) t->device_in = skb->ifindex;
+  if (t->seen_s != now) t->seen_s = now;
   return 1;
 }
 
@@ -86,23 +113,25 @@ static __always_inline long rewrite_udp(struct __sk_buff *skb, const struct pack
   return bpf_skb_store_bytes(skb, at, &ports, sizeof(ports), 0);
 }
 
-/* As forward_by_fib(): TC_ACT_UNSPEC where nothing was done and the packet is to be judged. */
+/*
+ * As forward_by_fib(): TC_ACT_UNSPEC where nothing was done and the packet is to be judged. An entry that is
+ * deleted may be another session's at once, so what it says is copied, and it is looked up once more.
+ */
 static __noinline int forward_translated(struct __sk_buff *skb, struct packet *p, int from_lan) {
   struct bpf_fib_lookup fib = {};
   struct tpx_translation *t;
+  struct tpx_flow as;
   __u32 changed, now = now_s();
 
   if (!p) return TC_ACT_UNSPEC;
   t = bpf_map_lookup_elem(&tpx_nat, &p->flow);
-  if (!t || t->from_lan != from_lan || !is_served(t) || !may_go(skb, &p->flow, t, now) ||
-      find_way(skb, p, &t->as, &fib))
+  if (!t || t->from_lan != from_lan || !is_served(t) || !may_go(skb, &p->flow, t, now)) return TC_ACT_UNSPEC;
+  as = t->as;
+  if (find_way(skb, p, &as, &fib) || bpf_map_lookup_elem(&tpx_nat, &p->flow) != t ||
+      !goes_by(skb, t, fib.ifindex, now))
     return TC_ACT_UNSPEC;
-  /* By another device it may need another address of the gateway's, which the worker finds. */
-  if (!t->device) t->device = fib.ifindex;
-  if (t->device != fib.ifindex) return TC_ACT_UNSPEC;
-  if (t->seen_s != now) t->seen_s = now; /* CPUs share the entry */
-  changed = bpf_csum_diff((__be32 *)&p->flow, ENDS_LEN, (__be32 *)&t->as, ENDS_LEN, 0);
-  if (rewrite_udp(skb, p, &t->as, changed) || rewrite(skb, p, &fib, &t->as, changed)) return TC_ACT_SHOT;
+  changed = bpf_csum_diff((__be32 *)&p->flow, ENDS_LEN, (__be32 *)&as, ENDS_LEN, 0);
+  if (rewrite_udp(skb, p, &as, changed) || rewrite(skb, p, &fib, &as, changed)) return TC_ACT_SHOT;
   return bpf_redirect(fib.ifindex, 0);
 }
 

@@ -51,26 +51,32 @@ const char* SourceName(tpx_source_mode source) {
   return source == TPX_SOURCE_PRESERVE ? "preserve" : "masquerade";
 }
 
+bool IsByFib(const ChangedFlow& changed, const Treatment& treatment) {
+  return changed.flow.proto == IPPROTO_UDP && treatment.forward == TPX_FORWARD_FIB;
+}
+
 bool IsPair(const Treatment& treatment) {
   return treatment.action == TPX_ACTION_PROXY && treatment.mapping != TPX_MAPPING_ENDPOINT_INDEPENDENT;
 }
 
-std::string Words(const Treatment& treatment) {
+std::string Words(const ChangedFlow& changed, const Treatment& treatment) {
   std::string words = VerdictName(treatment);
   if (treatment.action == TPX_ACTION_REDIRECT) words += " to " + treatment.target.ToString();
   if (treatment.action == TPX_ACTION_PROXY && treatment.source)
     words +=
         StrCat(" (", SourceName(*treatment.source), IsPair(treatment) ? ", mapped by destination)" : ")");
+  if (IsByFib(changed, treatment)) words += ", forwarded by fib,";
   return words + (treatment.rule.empty() ? " by an earlier policy" : StrCat(" by ", Quote(treatment.rule)));
 }
 
-Json ToJson(const Treatment& treatment) {
+Json ToJson(const ChangedFlow& changed, const Treatment& treatment) {
   const bool redirect = treatment.action == TPX_ACTION_REDIRECT;
   return {{"verdict", VerdictName(treatment)},
           {"rule", treatment.rule.empty() ? Json(nullptr) : Json(treatment.rule)},
           {"source", treatment.source ? Json(SourceName(*treatment.source)) : Json(nullptr)},
           {"target", redirect ? Json(treatment.target.ToString()) : Json(nullptr)},
-          {"pair", IsPair(treatment)}};
+          {"pair", IsPair(treatment)},
+          {"forward", IsByFib(changed, treatment) ? "fib" : "stack"}};
 }
 
 Json ToJson(const ChangedFlow& changed) {
@@ -78,8 +84,8 @@ Json ToJson(const ChangedFlow& changed) {
           {"src", Source(changed)},
           {"dst", Destination(changed)},
           {"device", changed.device.empty() ? Json(nullptr) : Json(changed.device)},
-          {"now", ToJson(changed.now)},
-          {"then", ToJson(changed.then)},
+          {"now", ToJson(changed, changed.now)},
+          {"then", ToJson(changed, changed.then)},
           {"uncertain", changed.uncertain}};
 }
 
@@ -110,7 +116,7 @@ class Printer {
       env_.out << (shown_ == 0 ? "{\n  \"flows\": [\n    " : ",\n    ") << Dump(ToJson(changed), -1);
     } else {
       env_.out << ProtocolName(changed) << ' ' << Source(changed) << " -> " << Destination(changed) << ": "
-               << Words(changed.now) << " -> " << Words(changed.then)
+               << Words(changed, changed.now) << " -> " << Words(changed, changed.then)
                << (changed.uncertain ? ", unless its link decides" : "") << '\n';
     }
     ++shown_;

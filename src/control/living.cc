@@ -161,7 +161,9 @@ absl::Status VisitLiving(const std::string& pins, const policy::Steering& steeri
 }
 
 Treatment TreatmentOf(const tpx_verdict& verdict, std::string rule) {
-  Treatment treatment{.action = static_cast<tpx_action>(verdict.action), .rule = std::move(rule)};
+  Treatment treatment{.action = static_cast<tpx_action>(verdict.action),
+                      .forward = static_cast<tpx_forward>(verdict.forward),
+                      .rule = std::move(rule)};
   if (!treatment.is_proxied()) return treatment;
   treatment.source = static_cast<tpx_source_mode>(verdict.source);
   treatment.mapping = static_cast<tpx_mapping>(verdict.mapping);
@@ -175,6 +177,8 @@ Treatment TreatmentOf(const tpx_verdict& verdict, std::string rule) {
 bool SameTreatment(uint8_t proto, const Treatment& now, const Treatment& then) {
   if (now.is_proxied() && then.is_proxied() && !now.source) return true;
   if (now.action != then.action) return false;
+  // A connection of TCP has no memory of it.
+  if (proto == IPPROTO_UDP && now.forward != then.forward) return false;
   if (now.action == TPX_ACTION_REDIRECT) return now.target == then.target;
   if (now.action != TPX_ACTION_PROXY) return true;
   return now.source == then.source && (proto != IPPROTO_UDP || now.mapping == then.mapping);

@@ -6,6 +6,7 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <limits>
 #include <span>
 #include <utility>
 
@@ -46,8 +47,9 @@ io::Token TokenOf(const UdpSession& session) {
   return {.index = session.index, .generation = session.generation, .kind = UdpRelay::kUpstreamKind};
 }
 
-void Increment(uint8_t& saturating) {
-  if (saturating != UINT8_MAX) ++saturating;
+template <typename T>
+void Increment(T& saturating) {
+  if (saturating != std::numeric_limits<T>::max()) ++saturating;
 }
 
 // Whether the session does what the verdict asks for.

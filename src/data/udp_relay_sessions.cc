@@ -85,6 +85,7 @@ int UdpRelay::BindUpstream(UdpSession& session) {
   for (int tries = 0; r == -EADDRINUSE && tries < kMostVictims; ++tries) {
     UdpSession* victim = table_.OldestMasqueraded(session.is_v4());
     if (victim == nullptr || victim == &session) break;
+    translations_.TakeBack(*victim);
     sys::ReleaseUdpPort(victim->upstream.get());
     Replace(*victim);
     r = sys::TakeUdpPort(fd, session.is_v4());

@@ -5,11 +5,13 @@ import socket
 import struct
 
 import harness
+import packets
 import product
 import udp_case
 from udp_case import IP_MTU_DISCOVER, IP_TOS, IP_TTL, IPV6_MTU_DISCOVER, PMTUDISC_DO, PORT, UdpCase, option
 
 HEARD_PORT = 5400  # of a socket of the test's own at the server
+SOL_PACKET, PACKET_AUXDATA, TP_STATUS_VLAN_VALID = 263, 8, 0x10
 IPV6_UNICAST_HOPS, IPV6_RECVHOPLIMIT, IPV6_HOPLIMIT, IPV6_RECVTCLASS, IPV6_TCLASS = 16, 51, 52, 66, 67
 
 
@@ -126,6 +128,38 @@ class Forward(UdpCase):
                     self.assertEqual(controls, v4 if family is harness.V4 else v6)
                 self.assert_arrives("udp", udp_case.own_end(sock, family), (family.server, HEARD_PORT))
         self.assertEqual(self.forwarded(), 4)
+
+    def test_a_priority_tag_goes_no_further(self):
+        """802.1p: VLAN 0 with a priority is of one link."""
+        self.lab.client.run("ethtool", "-K", "c0", "tx", "off")  # so that what is captured has its checksum
+        self.start()
+        with self.lab.server.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(3)) as tap:
+            tap.bind(("s0", 3))
+            tap.setsockopt(SOL_PACKET, PACKET_AUXDATA, 1)
+            tap.settimeout(5)
+            for family in harness.FAMILIES:
+                with self.subTest(family=family.name):
+                    sock, there = self.known(family), self.far_socket(family, HEARD_PORT)
+                    with packets.Tap(self.lab.client, "c0") as own:
+                        for _ in range(2):
+                            sock.sendto(b"tagged", (family.server, HEARD_PORT))
+                            self.heard(there, sock, family)
+                        while b"tagged" not in (frame := own.sock.recv(2048)):
+                            pass
+                        own.send(frame[:12] + b"\x81\x00\xa0\x00" + frame[12:])
+                    self.assertEqual(there.recv(100), b"tagged")
+                    self.assertEqual(self.tags_of(tap, b"tagged", 3), [False] * 3)
+
+    @staticmethod
+    def tags_of(tap, content, count):
+        """Whether each of so many frames with the content came with a VLAN tag."""
+        tags = []
+        while len(tags) < count:
+            frame, controls, *_ = tap.recvmsg(2048, 64)
+            status = struct.unpack("=I", controls[0][2][:4])[0]
+            if content in frame:
+                tags.append(bool(status & TP_STATUS_VLAN_VALID) or frame[12:14] == b"\x81\x00")
+        return tags
 
     def test_errors_are_the_stacks(self):
         self.lab.gateway.ip("link set wan0 mtu 1400")

@@ -11,9 +11,19 @@ from udp_translated_case import HEARD_PORT, TranslatedCase, fib_rule
 
 LEASE = 1.0
 MARGIN = 1.0  # for a loaded machine
+FORGETS_AFTER = 25  # seconds; more than what the worker gets one datagram in
 
 
 class Changes(TranslatedCase):
+    @staticmethod
+    def drain(sock):
+        sock.settimeout(0.3)
+        try:
+            while True:
+                sock.recv(65536)
+        except TimeoutError:
+            sock.settimeout(5)
+
     def both(self):
         socks = {family: self.socket(family) for family in harness.FAMILIES}
         return socks, {family: self.hand_over(sock, family) for family, sock in socks.items()}
@@ -54,6 +64,7 @@ class Changes(TranslatedCase):
                         sock.settimeout(5)
 
                 harness.wait_until(goes_on, "the session has the other address")
+                self.drain(sock)
                 self.assertEqual(self.hand_over(sock, family)[0], other)
 
     def test_another_way_out(self):
@@ -128,6 +139,43 @@ class Changes(TranslatedCase):
         for family, sock in socks.items():
             self.hand_over(sock, family)
 
+    def test_reload_without_it(self):
+        """--existing says what becomes of sessions that tc forwards; none is cut."""
+        self.start_fib()
+        socks, seen = self.both()
+        self.tpx.reload(product.config([product.udp_rule()]))
+        for family, sock in socks.items():
+            self.check_translated(sock, family)
+        self.tpx.reload(product.config([fib_rule()]))
+        self.tpx.write(product.config([product.udp_rule()]))
+        difference = self.tpx.json("explain", "--diff", self.tpx.config)
+        self.assertEqual([(flow["now"]["forward"], flow["then"]["forward"]) for flow in difference["flows"]],
+                         [("fib", "stack")] * 2)
+        self.tpx.reload(extra=["--existing", "abort"])
+        before = self.translated()
+        for family, sock in socks.items():
+            for _ in range(40):
+                self.assertEqual(self.who(sock, family), seen[family])
+        self.assertEqual(self.translated(), before)
+
+    def test_connection_tracking_and_neighbours_see_that_it_goes_on(self):
+        """Or a firewall would take what tc leaves to the worker for something new."""
+        self.lab.gateway.nft("table inet fw { chain in { type filter hook input priority 0; "
+                             "iifname wan0 ct state new counter drop } }")
+        self.lab.gateway.sysctl("net/netfilter/nf_conntrack_udp_timeout_stream", FORGETS_AFTER)
+        self.start_fib()
+        pairs = {family: self.session_with(family) for family in harness.FAMILIES}
+        seen = {}
+        end = time.monotonic() + FORGETS_AFTER + 4
+        while time.monotonic() < end:
+            for family, (client, server) in pairs.items():
+                self.exchange(client, server, family)
+                seen[family] = self.seen
+            time.sleep(0.2)
+        for family, (client, server) in pairs.items():
+            server.sendto(b"f" * 4000, seen[family])
+            self.assertEqual(len(client.recv(65536)), 4000, "fragments go to the worker")
+
     def test_ages_with_what_tc_forwards(self):
         self.start_fib(proxy={"udp_stream": "3s"})
         descriptors = self.descriptors()
@@ -161,14 +209,14 @@ class Changes(TranslatedCase):
 
 
 class Failing(TranslatedCase):
-    def outcome(self, sock, family):
+    def outcome(self, sock, family, seconds=5.0):
         sock.settimeout(0)
         try:
             while True:
                 sock.recv(65536)
         except (BlockingIOError, ConnectionRefusedError):
             pass
-        sock.settimeout(0.5)
+        sock.settimeout(seconds)
         try:
             sock.sendto(b"W", (family.server, PORT))
             return sock.recv(100).decode()
@@ -194,7 +242,7 @@ class Failing(TranslatedCase):
             before = self.translated()
             for family, sock in socks.items():
                 with self.subTest(mode=mode, family=family.name):
-                    seen = self.outcome(sock, family)
+                    seen = self.outcome(sock, family, 0.5 if mode == "closed" else 5.0)
                     if mode == "open":
                         self.assertIn(family.client, seen)
                     else:
@@ -219,11 +267,11 @@ class Failing(TranslatedCase):
         self.tpx.kill(signal.SIGSTOP)
         try:
             time.sleep(LEASE + MARGIN)
-            self.assertEqual({self.outcome(sock, family) for family, sock in socks.items()}, {None})
+            self.assertEqual({self.outcome(sock, family, 0.5) for family, sock in socks.items()}, {None})
         finally:
             self.tpx.kill(signal.SIGCONT)
         for family, sock in socks.items():
-            harness.wait_until(lambda s=sock, f=family: self.outcome(s, f), "it goes on")
+            harness.wait_until(lambda s=sock, f=family: self.outcome(s, f, 0.5), "it goes on")
 
     def test_L7_drains_while_tc_forwards(self):
         self.start_fib(proxy={"drain_timeout": "30s"})

@@ -53,7 +53,9 @@ class Translate : public FibTest {
       each->action = verdict.action;
       each->source = verdict.source;
       each->mapping = verdict.mapping;
+      each->relayed_s = verdict.seen_s;
     }
+    up.device_in = kIn;
     Store(UpFlow(), up);
     Store(DownFlow(), down);
     runner().control().translates = 1;
@@ -157,9 +159,9 @@ TEST_P(Translate, WaitsForAnAnswer) {
 
 TEST_P(Translate, GoesByTheDeviceThatAnswersComeBy) {
   ExpectBoth();
-  Change(UpFlow(), [](tpx_translation& t) { t.device = kOut + 1; });
+  Change(UpFlow(), [](tpx_translation& t) { t.device_out = kOut + 1; });
   EXPECT_EQ(Up(), Leaves(TPX_R_ESTABLISHED));
-  Change(DownFlow(), [](tpx_translation& t) { t.device = kIn + 1; });
+  Change(DownFlow(), [](tpx_translation& t) { t.device_out = kIn + 1; });
   EXPECT_EQ(Down(), Leaves(TPX_R_OWN_ADDRESS));
 }
 
@@ -202,6 +204,32 @@ TEST_P(Translate, FromItsOwnSideOnly) {
   EXPECT_EQ(runner().Run(Hook::kLan, FrameTo(kOutMac, Answers())), Leaves(TPX_R_OWN_ADDRESS));
   runner().ComeInBy(kIn);
   EXPECT_EQ(runner().Run(Hook::kWan, FrameTo(kInMac, Asks())), Leaves(TPX_R_WAN));
+}
+
+TEST_P(Translate, ByTheDeviceThatItCameByBefore) {
+  ExpectBoth();
+  runner().ComeInBy(ProgRunner::kOtherDevice);
+  EXPECT_EQ(runner().Run(Hook::kLan, Asks().Build()), Leaves(TPX_R_ESTABLISHED));
+  EXPECT_EQ(runner().Run(Hook::kWan, Answers().Build()), Leaves(TPX_R_OWN_ADDRESS));
+  EXPECT_EQ(Read(UpFlow())->device_in, kIn);
+  EXPECT_EQ(Read(DownFlow())->device_in, kOut);
+}
+
+// Who keeps connections or neighbours in mind has to see one now and then.
+TEST_P(Translate, OneEachTwentySecondsIsTheWorkers) {
+  ExpectBoth();
+  const auto ago = [this](uint32_t seconds) {
+    for (const tpx_flow& flow : {UpFlow(), DownFlow()}) {
+      Change(flow, [seconds](tpx_translation& t) { t.relayed_s = --t.seen_s - seconds; });
+    }
+  };
+  ago(18);
+  ExpectBoth();
+  ago(20);
+  ExpectLeft();
+  ExpectBoth();
+  ago(20);
+  ExpectLeft();
 }
 
 // Each would be another session's by now.

@@ -27,6 +27,7 @@ struct Treatment {
   // What the server sees, of a proxied flow; nothing where it is not known any more.
   std::optional<tpx_source_mode> source{};
   tpx_mapping mapping = TPX_MAPPING_ENDPOINT_INDEPENDENT;  // of proxied UDP
+  tpx_forward forward = TPX_FORWARD_STACK;                 // of UDP
   Endpoint target{};                                       // of a redirect
   std::string rule{};                                      // that says so; empty: one of an earlier policy
 

@@ -58,15 +58,16 @@ struct UdpSession : DeadlineHook {
   uint32_t generation = 0;
   uint32_t translation = kUntranslated;  // index in UdpTranslations
   uint32_t confirmed = 0;  // DecisionSource::UdpEnded() when a flow of it was last known to be there
+  // Of UdpTranslations: receive calls of both directions since the last try to hand it over, and how many of
+  // them are enough for the next one.
+  uint16_t calls = 0, enough = 16;
   Phase phase = Phase::kFree;
   uint8_t up = 0, down = 0;    // receive calls in each direction, saturating
-  uint8_t calls = 0;           // the same of both, since tc was last to take it over
   bool receiving : 1 = false;  // the request is armed
   bool gone : 1 = false;       // the client is: closed at the end of the turn
   bool no_trains : 1 = false;  // one of the ways out can't segment
   bool preserved : 1 = false;  // the upstream socket has the client's address
   bool fragments : 1 = false;  // the kernel may fragment what it sends
-  bool stays : 1 = false;      // tc cannot or shall not forward its datagrams
 
   bool is_free() const { return phase == Phase::kFree; }
   // The family of the upstream socket.

@@ -42,15 +42,21 @@ class UdpTranslations {
   uint64_t busy_ms() const { return busy_ms_; }
 
  private:
+  struct Direction {
+    tpx_flow arriving;
+    tpx_translation translation;  // as it was stored
+  };
   struct Pair {
     UdpSession* session;
-    tpx_flow up, down;    // as they arrive: from the client, from the server
-    uint32_t seen_s = 0;  // when datagrams of either came last, as far as is known
+    Direction up, down;  // from the client, from the server
+    // What tc had forwarded when it was last looked at.
+    uint32_t seen_s = 0, up_seen_s = 0;
+    bool tc_sent = false;  // of the client's datagrams, any
   };
 
-  bool Prepare(const UdpSession& session, const Endpoint& server, const tpx_verdict& verdict, Pair& pair,
-               tpx_translation& up, tpx_translation& down) const;
-  bool Store(const Pair& pair, const tpx_translation& up, const tpx_translation& down);
+  bool Prepare(const Endpoint& server, const tpx_verdict& verdict, Pair& pair) const;
+  bool Store(const Pair& pair);
+  void Erase(const Direction& direction);
   bool Refresh(Pair& pair);  // false: it is not there any more
   void LookAt(Pair& pair, uint64_t now_ms);
 

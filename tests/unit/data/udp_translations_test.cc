@@ -14,7 +14,7 @@
 namespace tpx::data {
 namespace {
 
-constexpr uint8_t kEnough = 16;
+constexpr uint16_t kEnough = 16;
 
 bool Same(const tpx_flow& a, const tpx_flow& b) { return memcmp(&a, &b, sizeof(a)) == 0; }
 
@@ -61,6 +61,7 @@ class UdpTranslationsTest : public testing::Test {
   UdpTranslationsTest() {
     decisions_.verdict->action = TPX_ACTION_PROXY;
     decisions_.verdict->forward = TPX_FORWARD_FIB;
+    decisions_.verdict->device = 11;
   }
 
   UdpSession& Open(uint16_t port) {
@@ -92,7 +93,8 @@ TEST_F(UdpTranslationsTest, HandsBothDirectionsOver) {
   translations_.OnAnswer(session, server_, 5000);
   ASSERT_EQ(map_.entries.size(), 2u);
   const tpx_translation up = Up(session);
-  EXPECT_TRUE(up.from_lan == 1 && up.worker == 3 && up.udp_ended == 7 && up.device == 0);
+  EXPECT_TRUE(up.from_lan == 1 && up.worker == 3 && up.udp_ended == 7 && up.device_in == 11 &&
+              up.device_out == 0);
   EXPECT_EQ(up.seen_s, 4u);
   const tpx_flow answer = {.src = up.as.dst,
                            .dst = up.as.src,
@@ -117,35 +119,45 @@ TEST_F(UdpTranslationsTest, NotBeforeItPays) {
   EXPECT_EQ(decisions_.asked, 0);
 }
 
-TEST_F(UdpTranslationsTest, AsksOnceWhereTheRuleDoesNotSaySo) {
+TEST_F(UdpTranslationsTest, WhereItCameToNothingItTriesLater) {
   UdpSession& session = Open(1000);
-  decisions_.verdict->forward = TPX_FORWARD_STACK;
-  for (int i = 0; i < 3; ++i) {
-    session.calls = kEnough;
+  const auto says_fib = decisions_.verdict;
+  tpx_verdict says_stack = *says_fib;
+  says_stack.forward = TPX_FORWARD_STACK;
+  int asked = 0;
+  uint16_t enough = kEnough;
+  for (std::optional<tpx_verdict> verdict : {std::optional(says_stack), std::optional<tpx_verdict>()}) {
+    decisions_.verdict = verdict;
+    session.calls = enough;
     translations_.OnAnswer(session, server_, 5000);
+    EXPECT_EQ(decisions_.asked, ++asked);
+    session.calls = static_cast<uint16_t>(enough * 2 - 1);
+    translations_.OnAnswer(session, server_, 5000);
+    EXPECT_EQ(decisions_.asked, asked) << "not for each datagram";
+    enough = static_cast<uint16_t>(enough * 2);
   }
-  EXPECT_EQ(decisions_.asked, 1);
   EXPECT_TRUE(map_.entries.empty());
-}
-
-TEST_F(UdpTranslationsTest, AsksAgainWhereTheFlowWasForgotten) {
-  UdpSession& session = Open(1000);
-  const auto verdict = std::exchange(decisions_.verdict, std::nullopt);
-  translations_.OnAnswer(session, server_, 5000);
-  EXPECT_TRUE(map_.entries.empty());
-  decisions_.verdict = verdict;
-  translations_.OnAnswer(session, server_, 5000);
-  EXPECT_EQ(decisions_.asked, 1) << "not for each datagram";
-  session.calls = kEnough;
+  decisions_.verdict = says_fib;
+  session.calls = enough;
   translations_.OnAnswer(session, server_, 5000);
   EXPECT_EQ(map_.entries.size(), 2u);
+}
+
+TEST_F(UdpTranslationsTest, TheLongestTimeToWaitIsBounded) {
+  UdpSession& session = Open(1000);
+  decisions_.verdict = std::nullopt;
+  for (int tries = 1; tries <= 40; ++tries) {
+    session.calls = UINT16_MAX;
+    translations_.OnAnswer(session, server_, 5000);
+    ASSERT_EQ(decisions_.asked, tries);
+  }
 }
 
 TEST_F(UdpTranslationsTest, AFullTableLeavesItToTheWorker) {
   UdpSession& session = Open(1000);
   for (size_t room : {0, 1}) {
     map_.room = room;
-    session.calls = kEnough;
+    session.calls = UINT16_MAX;
     translations_.OnAnswer(session, server_, 5000);
     EXPECT_TRUE(map_.entries.empty()) << "half a pair is none";
   }
@@ -169,25 +181,61 @@ TEST_F(UdpTranslationsTest, DatagramsThatTcForwardsKeepASessionYoung) {
   EXPECT_EQ(table_.Expired(17'500), &session);
 }
 
-TEST_F(UdpTranslationsTest, WhatIsIdleOrVoidOrPassedByIsTakenBack) {
-  UdpSession &idle = Open(1000), &ended = Open(1001), &gone = Open(1002), &passed_by = Open(1003);
-  for (UdpSession* session : {&idle, &ended, &gone, &passed_by}) {
-    translations_.OnAnswer(*session, server_, 5000);
-  }
-  EXPECT_EQ(Gauge(), 4u);
+TEST_F(UdpTranslationsTest, TcMaySeeASecondBeginFirst) {
+  UdpSession& session = Open(1000);
+  translations_.OnAnswer(session, server_, 5000);
+  See(session, 6);
+  translations_.Look(5999);
+  EXPECT_NE(session.translation, UdpSession::kUntranslated);
+  EXPECT_TRUE(translations_.IsBusy(session, 5999));
+  EXPECT_EQ(translations_.busy_ms(), 5999u);
+}
+
+TEST_F(UdpTranslationsTest, WhatIsIdleOrVoidIsTakenBack) {
+  UdpSession &idle = Open(1000), &ended = Open(1001), &gone = Open(1002);
+  for (UdpSession* session : {&idle, &ended, &gone}) translations_.OnAnswer(*session, server_, 5000);
+  EXPECT_EQ(Gauge(), 3u);
   map_.Erase(FlowOf(IPPROTO_UDP, gone.key.client, server_));
+  decisions_.ended = 7;
   Up(ended).udp_ended = 6;
-  passed_by.calls = kEnough;
   translations_.Look(5500);
-  EXPECT_EQ(Gauge(), 2u);
-  translations_.Look(7000);
   EXPECT_EQ(Gauge(), 1u);
   EXPECT_NE(idle.translation, UdpSession::kUntranslated);
   translations_.Look(15'500);
   EXPECT_EQ(Gauge(), 1u);
   translations_.Look(16'000);
   EXPECT_EQ(Gauge(), 0u);
-  EXPECT_TRUE(map_.entries.empty());
+}
+
+// It may have another way, or another address of the gateway's, by now.
+TEST_F(UdpTranslationsTest, WhatTheClientSendsPastTcIsTakenBack) {
+  UdpSession &waits = Open(1000), &sent = Open(1001);
+  for (UdpSession* session : {&waits, &sent}) translations_.OnAnswer(*session, server_, 5000);
+  See(sent, 6);
+  waits.calls = sent.calls = kEnough;
+  translations_.Look(6000);
+  EXPECT_EQ(Gauge(), 2u);
+  EXPECT_EQ(sent.calls, 0) << "what goes by tc has to be silent first";
+  sent.calls = kEnough;
+  translations_.Look(8000);
+  EXPECT_EQ(sent.translation, UdpSession::kUntranslated);
+  EXPECT_EQ(sent.enough, kEnough) << "at once again";
+  EXPECT_NE(waits.translation, UdpSession::kUntranslated) << "an answer may take its time";
+  translations_.Look(16'000);
+  EXPECT_EQ(waits.translation, UdpSession::kUntranslated);
+  EXPECT_EQ(waits.enough, 2 * kEnough) << "not at once";
+}
+
+// The flow went to another worker while this one did not live.
+TEST_F(UdpTranslationsTest, WhatAnotherStoredIsNotTouched) {
+  UdpSession& session = Open(1000);
+  translations_.OnAnswer(session, server_, 5000);
+  Up(session).worker = 4;
+  See(session, 5);
+  translations_.Look(5500);
+  EXPECT_EQ(session.translation, UdpSession::kUntranslated);
+  ASSERT_EQ(map_.entries.size(), 1u);
+  EXPECT_EQ(Up(session).worker, 4);
 }
 
 TEST_F(UdpTranslationsTest, LooksAtAFewAtATime) {
