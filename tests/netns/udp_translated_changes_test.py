@@ -166,7 +166,7 @@ class Changes(TranslatedCase):
         self.start_fib()
         pairs = {family: self.session_with(family) for family in harness.FAMILIES}
         seen = {}
-        end = time.monotonic() + FORGETS_AFTER + 4
+        end = time.monotonic() + FORGETS_AFTER + 6
         while time.monotonic() < end:
             for family, (client, server) in pairs.items():
                 self.exchange(client, server, family)
