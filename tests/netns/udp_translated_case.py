@@ -34,11 +34,15 @@ class TranslatedCase(UdpCase):
         return seen.pop()
 
     def check_translated(self, sock, family, port=PORT, count=4):
-        worker, before = self.total("udp_datagrams_up"), self.translated()
-        for n in range(count):
-            self.assertEqual(self.ask(sock, family, b"E%d" % n, port), (b"E%d" % n, (family.server, port)))
-        self.assertEqual(self.translated() - before, 2 * count)
-        self.assertEqual(self.total("udp_datagrams_up"), worker)
+        """All that is asked goes by tc; but the worker gets one datagram of each direction in 20 s."""
+        for _ in range(3):
+            worker, before = self.total("udp_datagrams_up"), self.translated()
+            for n in range(count):
+                self.assertEqual(self.ask(sock, family, b"E%d" % n, port), (b"E%d" % n, (family.server, port)))
+            by_tc, by_worker = self.translated() - before, self.total("udp_datagrams_up") - worker
+            if (by_tc, by_worker) == (2 * count, 0):
+                return
+        self.fail(f"{by_tc} of {2 * count} datagrams by tc, {by_worker} of the client's by the worker")
 
 
     def session_with(self, family):
