@@ -169,7 +169,7 @@ class Errors(TranslatedCase):
                     _, seen = self.heard(server, client, family)
                     server.sendto(b"answer", seen)
                     client.recv(100)
-                harness.wait_until(lambda: self.total("udp_translated") == 1, "tc has the session")
+                harness.wait_until(lambda: self.total("udp_translated") == 1, "tc has the session", step=0.2)
                 server.close()
 
                 def is_told(client=client):
@@ -180,7 +180,7 @@ class Errors(TranslatedCase):
                 error, payload, _ = harness.wait_until(is_told, "the client gets an ICMP error", step=0.1)
                 self.assertEqual((error.errno, error.offender), ("ECONNREFUSED", family.server))
                 self.assertEqual(payload, b"S anybody there?"[:len(payload)])
-                harness.wait_until(lambda: self.total("udp_translated") == 0, "the worker has it back")
+                harness.wait_until(lambda: self.total("udp_translated") == 0, "the worker has it back", step=0.2)
 
     def test_the_client_goes_away(self):
         self.start_fib()
@@ -193,7 +193,7 @@ class Errors(TranslatedCase):
                         _, seen = self.heard(server, client, family)
                         server.sendto(b"answer", seen)
                         client.recv(100)
-                    harness.wait_until(lambda: self.total("udp_translated") == 1, "tc has the session")
+                    harness.wait_until(lambda: self.total("udp_translated") == 1, "tc has the session", step=0.2)
                     server.connect(seen)
                     client.close()
 
