@@ -7,6 +7,7 @@ import json
 import pathlib
 import socket
 import struct
+import time
 
 import harness
 import product
@@ -75,6 +76,16 @@ def take_error(sock):
             offender = str(ipaddress.ip_address(data[at:at + (4 if sock.family == socket.AF_INET else 16)]))
         return Error(errno.errorcode[number], origin, type_, code, info, offender), payload, to[:2]
     raise AssertionError("an entry without an error")
+
+
+def is_refused(sock):
+    """Sends once more on a connected socket: whether it was told by then that nobody is there."""
+    try:
+        sock.send(b"anybody there?")
+        time.sleep(0.05)
+        return False
+    except ConnectionRefusedError:
+        return True
 
 
 class UdpCase(product.TestCase):

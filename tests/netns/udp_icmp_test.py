@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """U5, U12: what the network says about a client's datagrams reaches the client, as it would without the proxy."""
 import socket
-import time
 
 import harness
 import udp_case
@@ -73,16 +72,7 @@ class Unreachable(AsDirect):
                 _, seen = self.heard(server, client, family)
                 server.connect(seen)
                 client.close()
-
-                def is_told():
-                    try:
-                        server.send(b"anybody there?")
-                        time.sleep(0.05)
-                        return False
-                    except ConnectionRefusedError:
-                        return True
-
-                harness.wait_until(is_told, "the server gets an ICMP error")
+                harness.wait_until(lambda s=server: udp_case.is_refused(s), "the server gets an ICMP error")
                 self.assertEqual(self.total("udp_sessions"), 0)
                 server.close()
 

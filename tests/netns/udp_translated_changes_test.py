@@ -67,15 +67,20 @@ class Changes(TranslatedCase):
                 self.drain(sock)
                 self.assertEqual(self.hand_over(sock, family)[0], other)
 
-    def test_another_way_out(self):
-        """The gateway's address is that of the new way, as for a new session."""
+    def second_ways(self):
+        """Another link to the server: the family, the gateway's address there and the server's."""
         self.lab.link(self.lab.server, "s1", self.lab.gateway, "wan1")
         self.start_fib(interfaces={"lan": ["lan0"], "wan": ["wan0", "wan1"]})
         for family in harness.FAMILIES:
+            ours, theirs = (udp_case.far_address(family, n) for n in (1, 2))
+            self.lab.address(self.lab.gateway, "wan1", family, ours)
+            self.lab.address(self.lab.server, "s1", family, theirs)
+            yield family, ours, theirs
+
+    def test_another_way_out(self):
+        """The gateway's address is that of the new way, as for a new session."""
+        for family, ours, theirs in self.second_ways():
             with self.subTest(family=family.name):
-                ours, theirs = (udp_case.far_address(family, n) for n in (1, 2))
-                self.lab.address(self.lab.gateway, "wan1", family, ours)
-                self.lab.address(self.lab.server, "s1", family, theirs)
                 client, server = self.session_with(family)
                 self.assertEqual(self.seen[0], family.wan)
                 self.lab.gateway.ip(f"route add {family.server} via {theirs}")
@@ -88,13 +93,8 @@ class Changes(TranslatedCase):
                 server.close()
 
     def test_routes_by_the_mark_of_the_proxy_are_left_to_the_stack(self):
-        self.lab.link(self.lab.server, "s1", self.lab.gateway, "wan1")
-        self.start_fib(interfaces={"lan": ["lan0"], "wan": ["wan0", "wan1"]})
-        for family in harness.FAMILIES:
+        for family, ours, theirs in self.second_ways():
             with self.subTest(family=family.name):
-                ours, theirs = (udp_case.far_address(family, n) for n in (1, 2))
-                self.lab.address(self.lab.gateway, "wan1", family, ours)
-                self.lab.address(self.lab.server, "s1", family, theirs)
                 option = "-6" if family is harness.V6 else "-4"
                 self.lab.gateway.run("ip", option, "rule", "add", "fwmark", "0x40000000/0x60000000", "lookup", "100")
                 self.lab.gateway.run("ip", option, "route", "add", "default", "via", theirs, "table", "100")

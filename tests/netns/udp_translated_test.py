@@ -3,7 +3,6 @@
 import contextlib
 import socket
 import struct
-import time
 
 import harness
 import product
@@ -196,16 +195,7 @@ class Errors(TranslatedCase):
                     harness.wait_until(lambda: self.total("udp_translated") == 1, "tc has the session", step=0.2)
                     server.connect(seen)
                     client.close()
-
-                    def is_told(server=server):
-                        try:
-                            server.send(b"anybody there?")
-                            time.sleep(0.05)
-                            return False
-                        except ConnectionRefusedError:
-                            return True
-
-                    harness.wait_until(is_told, "the server gets an ICMP error")
+                    harness.wait_until(lambda s=server: udp_case.is_refused(s), "the server gets an ICMP error")
                 self.assertEqual((self.total("udp_sessions"), self.total("udp_translated")), (0, 0))
 
 if __name__ == "__main__":
