@@ -78,6 +78,16 @@ def take_error(sock):
     raise AssertionError("an entry without an error")
 
 
+def drain(sock, seconds=0):
+    """Takes what has come, and what comes within so many seconds; up to an error that waits."""
+    sock.settimeout(seconds)
+    try:
+        while True:
+            sock.recv(65536)
+    except (BlockingIOError, TimeoutError, ConnectionRefusedError):
+        sock.settimeout(5)
+
+
 def is_refused(sock):
     """Sends once more on a connected socket: whether it was told by then that nobody is there."""
     try:

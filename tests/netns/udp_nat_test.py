@@ -4,7 +4,7 @@ import time
 
 import harness
 import product
-from udp_case import UdpCase
+from udp_case import UdpCase, drain
 
 LONG = "60s"
 
@@ -91,18 +91,8 @@ class Behaviour(UdpCase):
                     else:
                         self.assert_silence(client)
                     self.assertEqual(self.total("udp_datagrams_down"), before)
-                    self.assertEqual(self.mapped(self.drained(client), first), seen)
-
-    @staticmethod
-    def drained(sock):
-        sock.settimeout(0)
-        try:
-            while True:
-                sock.recv(100)
-        except BlockingIOError:
-            pass
-        sock.settimeout(5)
-        return sock
+                    drain(client)
+                    self.assertEqual(self.mapped(client, first), seen)
 
 
 class Ageing(UdpCase):

@@ -44,7 +44,6 @@ class TranslatedCase(UdpCase):
                 return
         self.fail(f"{by_tc} of {2 * count} datagrams by tc, {by_worker} of the client's by the worker")
 
-
     def session_with(self, family):
         """A client's socket and a server's, whose datagrams tc forwards; self.seen: as whom the server sees it."""
         client, server = self.socket(family), self.far_socket(family, HEARD_PORT, family.server)
