@@ -26,11 +26,12 @@ import sys
 import tempfile
 import time
 
-from udp_relays import BULK_PORT, CHURN_PORT, EXCHANGE_PORT, RELAYS, STREAM_MODULE, Forwarding, Tpx
+from udp_relays import BULK_PORT, CHURN_PORT, EXCHANGE_PORT, RELAYS, SESSIONS, STREAM_MODULE, Forwarding, Tpx
 from udp_stage import SERVER, Stage, listens, remove_leftovers, wait_until
 
 EXCHANGE_SIZE, BULK_SIZE, TRAIN, ANSWER = 100, 1200, 40, 1000
 DESCRIPTORS = 200_000
+FIRST_PORT = 2000  # of churn; each is used once
 OTHERS_LIMIT = 0.3
 PROXY_CPU, ENDS_CPU = {0}, {1}
 
@@ -77,9 +78,9 @@ class Meter:
 
 
 class Workload:
-    def __init__(self, name, title, port, size, client, pinned=False):
+    def __init__(self, name, title, port, size, client, pinned=False, before=()):
         self.name, self.title, self.port, self.size = name, title, port, size
-        self.client, self.pinned = client, pinned
+        self.client, self.pinned, self.before = client, pinned, before
         self.one_way = client[0] == "blast"
 
     def measure(self, stage, relay, process):
@@ -89,12 +90,10 @@ class Workload:
         mode = ("sink", "--answer", ANSWER) if self.one_way else ("echo",)
         server = stage.load("s", mode[0], SERVER, self.port, "--seconds", seconds + 60, *mode[1:], cpus=ends)
         wait_until(lambda: listens(server, self.port), "the server")
+        if self.before:
+            self.ask(stage, relay, self.before, ends)
         meter = Meter(process)
-        mode, *more = self.client
-        client = stage.load("c", mode, relay.target, self.port, "--seconds", seconds, "--size", self.size, *more,
-                            cpus=ends)
-        client_said = json.loads(client.communicate(timeout=seconds + 30)[0])
-        stage.started.remove(client)
+        client_said = self.ask(stage, relay, self.client, ends)
         if self.one_way:
             time.sleep(0.3)  # what is still in queues arrives, or does not
         server_said = json.loads(stage.end(server))
@@ -103,6 +102,15 @@ class Workload:
             pin(family(process), range(os.cpu_count()))
         self.verify(relay, client_said, server_said)
         return self.row(client_said, server_said, cpu)
+
+    def ask(self, stage, relay, client, cpus):
+        mode, *more = client
+        seconds = stage.options.seconds
+        process = stage.load("c", mode, relay.target, self.port, "--seconds", seconds, "--size", self.size, *more,
+                             cpus=cpus)
+        said = json.loads(process.communicate(timeout=seconds + 30)[0])
+        stage.started.remove(process)
+        return said
 
     def verify(self, relay, client, server):
         if server["peers"] != [relay.seen]:
@@ -137,8 +145,10 @@ def workloads(options):
         Workload("trains", f"one way, {flows} flows, trains of {TRAIN} x {BULK_SIZE} B (UDP_SEGMENT), {pace}",
                  BULK_PORT, BULK_SIZE, (*bulk, "--train", TRAIN)),
         # Last: the sessions it leaves would be in the way of others.
+        # A session begins where another one ends: before, as many as the table has room for.
         Workload("churn", f"one exchange per flow, {n} at a time, {options.churn} flows", CHURN_PORT, EXCHANGE_SIZE,
-                 ("churn", "--sockets", n, "--count", options.churn)),
+                 ("churn", "--sockets", n, "--count", options.churn, "--first-port", FIRST_PORT + 2 * SESSIONS),
+                 before=("churn", "--sockets", n, "--count", SESSIONS + 1000, "--first-port", FIRST_PORT)),
     ]
 
 
@@ -185,8 +195,7 @@ def arguments():
     parser.add_argument("--workers", type=number(1, 64), default=os.cpu_count(), help="of either proxy")
     parser.add_argument("--outstanding", type=number(1, 1024), default=32)
     parser.add_argument("--flows", type=number(1, 1024), default=4, help="of one-way traffic")
-    parser.add_argument("--churn", type=number(100, 60_000), default=10_000,
-                        help="flows; a proxy needs a descriptor for each")
+    parser.add_argument("--churn", type=number(100, 50_000), default=40_000, help="flows")
     parser.add_argument("--rate", type=number(0, 10_000_000), default=0,
                         help="datagrams a second one way; 0: saturated")
     parser.add_argument("--gro", action="store_true",

@@ -40,12 +40,13 @@ constexpr uint64_t kAnswerTimeout = kSecond;
 constexpr int kSocketBuffer = 32 << 20;
 constexpr uint64_t kMagic = 0x7470782d75647031;
 constexpr size_t kLargest = 65'507;
-constexpr uint16_t kFirstPort = 2000, kLastPort = 65'000;  // of churn
+constexpr uint16_t kFirstPort = 2000, kLastPort = 65'000;  // of churn, unless it is told
 
 struct Options {
   std::string mode, address;
   uint16_t port = 0;
   uint64_t seconds = 5, size = 100, sockets = 1, train = 1, count = 10'000'000, rate = 0, answer = 0;
+  uint64_t first_port = kFirstPort;
 };
 
 struct Head {  // what every datagram begins with
@@ -238,7 +239,7 @@ class Exchange {
   void Ask(uint32_t i, bool from_new_socket) {
     Slot& slot = slots_[i];
     if (from_new_socket) {
-      slot.fd = Open(options_, connect, renew_ ? kFirstPort + opened_++ : 0);
+      slot.fd = Open(options_, connect, renew_ ? options_.first_port + opened_++ : 0);
       epoll_event event{.events = EPOLLIN, .data = {.u32 = i}};
       if (epoll_ctl(epoll_.get(), EPOLL_CTL_ADD, slot.fd.get(), &event) != 0) Die("epoll_ctl");
     }
@@ -281,7 +282,7 @@ json Run(Options options) {
   const bool sink = options.mode == "sink", renew = options.mode == "churn";
   if (sink || options.mode == "echo") return Receiver(options, sink).Run(deadline, !sink);
   if (options.mode == "blast") return Blast(options, deadline);
-  if (renew) options.count = std::min(options.count, kLastPort - kFirstPort - options.sockets);
+  if (renew) options.count = std::min(options.count, kLastPort - options.first_port - options.sockets);
   return Exchange(options, renew).Run(deadline);
 }
 
@@ -302,6 +303,7 @@ int main(int argc, char** argv) {
   app.add_option("--sockets", options.sockets)->check(CLI::Range(1, 4096));
   app.add_option("--train", options.train, "segments")->check(CLI::Range(1, 43));
   app.add_option("--rate", options.rate, "datagrams per second")->check(CLI::Range(0, 10'000'000));
+  app.add_option("--first-port", options.first_port, "of churn")->check(CLI::Range(1024, 60'000));
   app.add_option("--answer", options.answer, "datagrams; 0: none")->check(CLI::Range(0, 1'000'000));
   CLI11_PARSE(app, argc, argv);
   struct sigaction action {};

@@ -9,6 +9,7 @@ import subprocess
 from udp_stage import CLIENT, GATEWAY, GATEWAY_WAN, SERVER, listens, wait_until
 
 EXCHANGE_PORT, CHURN_PORT, BULK_PORT = 7001, 7002, 7003
+SESSIONS = 4096
 STREAM_MODULE = pathlib.Path("/usr/lib/nginx/modules/ngx_stream_module.so")
 
 
@@ -37,7 +38,7 @@ class Tpx:
             "version": 1, "interfaces": {"lan": ["lan"], "wan": ["wan"]}, "default": "bypass",
             "rules": [{"name": "udp", "match": {"proto": "udp"}, **self.rule}],
             "proxy": {"workers": stage.options.workers, "drain_timeout": "0s",
-                      "max_udp_sessions_per_client": 1_000_000}}))
+                      "max_udp_sessions": SESSIONS, "max_udp_sessions_per_client": SESSIONS}}))
         self.argv = (stage.options.tpx, "--instance", stage.tag)
 
     def __enter__(self):
