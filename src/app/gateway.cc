@@ -33,6 +33,8 @@ namespace {
 using Clock = std::chrono::steady_clock;
 
 constexpr int kTickMs = 1000;
+// For changes of the network: meanwhile nobody reads the signals.
+constexpr std::chrono::milliseconds kLockWait{200};
 // Devices that are re-created come back within this time; later the process
 // ends with an error, so that its supervisor knows.
 constexpr auto kDeviceGrace = std::chrono::seconds(10);
@@ -93,7 +95,8 @@ class Gateway {
   DescriptorBudget FitLimits(uint32_t workers);
   absl::Status StartThreads();
   absl::Status CheckKernelSide();
-  void FollowNetwork(sys::RtnlMonitor& monitor);
+  void NoteChanges(sys::RtnlMonitor& monitor);
+  void FollowNetwork();
   void OnSignals(int count);
   void StopAll();
   bool Finished() const { return running_.load() == 0; }
@@ -109,6 +112,8 @@ class Gateway {
   std::vector<std::thread> threads_;
   std::atomic<uint32_t> running_{0};
   bool draining_ = false;
+  sys::RtnlMonitor::Changes to_follow_;
+  bool is_behind_ = false;  // the last try to follow them failed
   Clock::time_point devices_seen_ = Clock::now();
 };
 
@@ -207,19 +212,34 @@ absl::Status Gateway::Start() {
   return absl::OkStatus();
 }
 
-void Gateway::FollowNetwork(sys::RtnlMonitor& monitor) {
+void Gateway::NoteChanges(sys::RtnlMonitor& monitor) {
   auto changes = monitor.Drain();
-  if (!changes.ok()) return LogWarning(changes.status().message(), ", waiting for the next change");
-  if (changes->addresses || changes->links)
-    if (auto status = attached_.RefreshLocalAddresses(); !status.ok())
-      LogWarning("the gateway's own addresses could not be refreshed, keeping the old ones: ",
-                 status.message());
-  if (!changes->links) return;
-  auto reconciled = attached_.ReconcileDevices();
-  if (!reconciled.ok())
-    return LogWarning("devices could not be followed, trying again at the next change: ",
-                      reconciled.status().message());
-  for (const std::string& line : *reconciled) LogInfo(line);
+  if (!changes.ok()) {
+    LogWarning(changes.status().message(), ", looking at all addresses and devices");
+    changes = sys::RtnlMonitor::Changes{.links = true, .addresses = true};
+  }
+  to_follow_.links |= changes->links;
+  to_follow_.addresses |= changes->addresses || changes->links;
+}
+
+// What cannot be followed now stays to be followed.
+void Gateway::FollowNetwork() {
+  absl::Status status;
+  if (to_follow_.addresses) {
+    status = attached_.RefreshLocalAddresses(kLockWait);
+    to_follow_.addresses = !status.ok();
+  }
+  if (to_follow_.links) {
+    auto reconciled = attached_.ReconcileDevices(kLockWait);
+    to_follow_.links = !reconciled.ok();
+    status.Update(reconciled.status());
+    if (reconciled.ok())
+      for (const std::string& line : *reconciled) LogInfo(line);
+  }
+  if (!status.ok() && !is_behind_)
+    LogWarning("changes of addresses or devices could not be followed, trying again each second: ",
+               status.message());
+  is_behind_ = !status.ok();
 }
 
 // Somebody may take the kernel side away while we serve: that must not look like success.
@@ -262,10 +282,12 @@ absl::Status Gateway::Serve(int signal_fd, FlowLog& flow_log) {
     pollfd fds[] = {{signal_fd, POLLIN, 0}, {monitor.fd(), POLLIN, 0}, {flow_log.fd(), POLLIN, 0}};
     if (poll(fds, 3, draining_ ? 20 : kTickMs) < 0 && errno != EINTR) return ErrnoStatus(errno, "poll");
     if (fds[0].revents != 0) OnSignals(DrainSignals(signal_fd));
-    if (fds[1].revents != 0 && verdict.ok()) FollowNetwork(monitor);
+    if (fds[1].revents != 0 && verdict.ok()) NoteChanges(monitor);
+    if (verdict.ok() && !is_behind_) FollowNetwork();
     flow_log.Write();
     if (!verdict.ok() || Clock::now() < next_check) continue;
     next_check = Clock::now() + std::chrono::milliseconds(kTickMs);
+    if (is_behind_) FollowNetwork();
     verdict = CheckKernelSide();
     // Without steering the clients' packets do not come any more: let them know.
     if (!verdict.ok()) StopAll();

@@ -97,17 +97,17 @@ void Attached::RemoveListeners() {
   if (!replaced) SetProxy({.workers = 0, .port = 0, .udp_flow_s = control_[0].udp_flow_s});
 }
 
-absl::Status Attached::RefreshLocalAddresses() {
+absl::Status Attached::RefreshLocalAddresses(std::chrono::milliseconds lock_timeout) {
   if (!StillPinned()) return Detached();  // taking the lock would make the directory again
-  TPX_ASSIGN_OR_RETURN(sys::FileLock lock, LockInstance(paths_));
+  TPX_ASSIGN_OR_RETURN(sys::FileLock lock, LockInstance(paths_, lock_timeout));
   if (!StillPinned()) return Detached();
   TPX_ASSIGN_OR_RETURN(sys::Rtnl rtnl, sys::Rtnl::Open());
   return SyncLocalAddresses(paths_.pins, rtnl);
 }
 
-absl::StatusOr<std::vector<std::string>> Attached::ReconcileDevices() {
+absl::StatusOr<std::vector<std::string>> Attached::ReconcileDevices(std::chrono::milliseconds lock_timeout) {
   if (!StillPinned()) return Detached();  // taking the lock would make the directory again
-  TPX_ASSIGN_OR_RETURN(sys::FileLock lock, LockInstance(paths_));
+  TPX_ASSIGN_OR_RETURN(sys::FileLock lock, LockInstance(paths_, lock_timeout));
   if (!StillPinned()) return Detached();
   TPX_ASSIGN_OR_RETURN(State state, ReadState(paths_));
   TPX_ASSIGN_OR_RETURN(sys::Rtnl rtnl, sys::Rtnl::Open());

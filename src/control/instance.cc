@@ -6,9 +6,7 @@
 #include "tpx/base/strings.h"
 
 namespace tpx::control {
-namespace {
-constexpr std::chrono::seconds kLockTimeout{10};
-}  // namespace
+namespace {}  // namespace
 
 std::string_view RoleName(Role role) { return role == Role::kLan ? "lan" : "wan"; }
 std::string_view ModeName(Mode mode) { return mode == Mode::kTcx ? "tcx" : "clsact"; }
@@ -38,8 +36,8 @@ std::string LocalLinkPin(const std::string& dir, std::string_view program) {
   return StrCat(dir, "/link_", program);
 }
 
-absl::StatusOr<sys::FileLock> LockInstance(const Paths& paths) {
-  return sys::FileLock::Acquire(LockPath(paths), kLockTimeout);
+absl::StatusOr<sys::FileLock> LockInstance(const Paths& paths, std::chrono::milliseconds timeout) {
+  return sys::FileLock::Acquire(LockPath(paths), timeout);
 }
 
 std::string Describe(const Device& device) {

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include <chrono>
 #include <string>
 
 #include "absl/status/status.h"
@@ -30,7 +31,8 @@ std::string SkLookupProgramPin(const std::string& dir);
 std::string LocalLinkPin(const std::string& dir, std::string_view program);
 
 // The lock of all changes; waits for a while.
-absl::StatusOr<sys::FileLock> LockInstance(const Paths& paths);
+absl::StatusOr<sys::FileLock> LockInstance(const Paths& paths,
+                                           std::chrono::milliseconds timeout = kLockTimeout);
 
 // "lan eth1 (tcx)"
 std::string Describe(const Device& device);

@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """L7 to L9: the proxy ends because it was asked to, or because its world went away."""
+import contextlib
+import fcntl
 import pathlib
 import random
 import signal
@@ -51,6 +53,34 @@ class Shutdown(product.TestCase):
             outcomes = loop.ask("stop")
             self.assertEqual([o for o in outcomes if o[2] != "ok"], [], family.name)
             self.assertEqual({o[3] for o in outcomes if o[0] > asked + 0.5}, {family.client}, "new flows go direct")
+
+    @contextlib.contextmanager
+    def another_command(self):
+        """One that is changing the instance, and takes its time."""
+        with open(f"/run/{self.tpx.name}/lock", "a") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            yield
+
+    def verdict(self, family, address):
+        ends = product.end(family.client, 50000), product.end(address, 8080)
+        return self.tpx.json("explain", "tcp", *ends)["verdict"]
+
+    def test_another_command_takes_its_time(self):
+        """What changes meanwhile is not forgotten, and signals are obeyed."""
+        self.lab.serve()
+        self.tpx.start(product.config(proxy={"drain_timeout": "0s"}))
+        for family, address in ((harness.V4, "203.0.113.77"), (harness.V6, "2001:db8:77::77")):
+            self.assertEqual(self.verdict(family, address), "proxy")
+            with self.another_command():
+                self.lab.gateway.ip(f"address add {address} dev lo")
+                harness.wait_until(lambda: self.tpx.log.read_text().count("trying again each second"), "it says so")
+                time.sleep(1.5)
+            harness.wait_until(lambda f=family, a=address: self.verdict(f, a) == "direct", "it is the gateway's own")
+        self.assertLessEqual(self.tpx.log.read_text().count("trying again each second"), 2)
+        with self.another_command():
+            self.lab.gateway.ip("address add 203.0.113.78/32 dev lo")
+            self.tpx.kill(signal.SIGTERM)
+            self.assertEqual(self.tpx.daemon.wait(5), 0)
 
     def test_L7_drain_timeout_resets_the_rest(self):
         self.tpx.start(product.config(proxy={"drain_timeout": "1s"}))

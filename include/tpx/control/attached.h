@@ -4,6 +4,7 @@
 #include <sys/types.h>
 
 #include <array>
+#include <chrono>
 #include <cstdint>
 #include <string>
 #include <vector>
@@ -39,12 +40,14 @@ class Attached {
   // Takes away those listeners that this object has set and nobody replaced.
   void RemoveListeners();
 
-  // Brings the map of the gateway's own addresses up to date.
-  absl::Status RefreshLocalAddresses();
+  // Brings the map of the gateway's own addresses up to date. kUnavailable: another command holds the
+  // instance's lock for longer; so below.
+  absl::Status RefreshLocalAddresses(std::chrono::milliseconds lock_timeout = kLockTimeout);
   // Follows devices as they come, go and change their names: attaches to new
   // ones that the configuration matches, forgets vanished ones, repairs rules
   // and routes that somebody removed. Returns what was changed, in words.
-  absl::StatusOr<std::vector<std::string>> ReconcileDevices();
+  absl::StatusOr<std::vector<std::string>> ReconcileDevices(
+      std::chrono::milliseconds lock_timeout = kLockTimeout);
 
   // False once somebody detached (or detached and loaded again).
   bool StillPinned() const;

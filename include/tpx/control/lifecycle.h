@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include <chrono>
 #include <cstdint>
 #include <functional>
 #include <string>
@@ -28,6 +29,9 @@ struct Paths {
   std::string pins = "/sys/fs/bpf/tpx-bpf";
   std::string state = "/run/tpx-bpf";
 };
+
+// How long a command waits for another one that is changing the instance.
+inline constexpr std::chrono::milliseconds kLockTimeout{10'000};
 
 enum class Role { kLan, kWan };
 std::string_view RoleName(Role role);  // "lan", "wan"
