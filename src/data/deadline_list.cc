@@ -39,6 +39,8 @@ DeadlineHook* DeadlineList::Expired(uint64_t now_ms) const {
 
 DeadlineHook* DeadlineList::Oldest() const { return ends_.next == &ends_ ? nullptr : ends_.next; }
 
+DeadlineHook* DeadlineList::Newest() const { return ends_.previous == &ends_ ? nullptr : ends_.previous; }
+
 uint64_t DeadlineList::NextExpiry() const {
   if (timeout_ms_ == 0 || ends_.next == &ends_) return kNever;
   return ends_.next->stamp_ms + timeout_ms_;

@@ -113,6 +113,7 @@ absl::StatusOr<std::unique_ptr<UdpRelay>> UdpRelay::Create(const WorkerOptions& 
   for (tpx_listener kind : kKinds) {
     TPX_ASSIGN_OR_RETURN(relay->listener_[kind], sys::TransparentUdpListener(port, options.steer_mark));
   }
+  relay->reuses_sockets_ = !sys::IsBoundToDevice(relay->listener_[TPX_LISTENER_UDP_PAIR].get());
   return relay;
 }
 
@@ -147,6 +148,7 @@ void UdpRelay::Receive(int fd, io::Token token) { ring_.RecvmsgMultishot(fd, &kS
 
 void UdpRelay::ReceiveFrom(UdpSession& session) {
   session.receiving = true;
+  session.armed_turn = turn_;
   Receive(session.upstream.get(), TokenOf(session));
 }
 
@@ -182,7 +184,8 @@ void UdpRelay::OnUpstream(const io::Ring::Completion& completion, UdpSession& se
     open ? FromServer(received, session, now_ms) : buffers_->Return(received.buffer);
   }
   if (session.phase != UdpSession::Phase::kOpen) {
-    if (!session.receiving) table_.Free(session);
+    if (session.receiving) return;
+    session.phase == UdpSession::Phase::kSpare ? Discard(session) : table_.Free(session);
     return;
   }
   if (completion.result < 0 && completion.result != -ENOBUFS) errors_.TakeOf(session);
@@ -247,7 +250,7 @@ void UdpRelay::FromServer(Received& received, UdpSession& session, uint64_t now_
   }
   ReplySockets::Socket reply = replies_.Get(source, now_ms);
   if (IsShortage(-reply.fd)) {
-    CloseOldestBut(session);
+    FreeDescriptorBut(session);
     reply = replies_.Get(source, now_ms);
   }
   if (reply.fd < 0) {
@@ -316,9 +319,10 @@ void UdpRelay::EndTurn(uint64_t now_ms) {
     if (token.kind == kListenerKind) {
       if (!closing_) Receive(listener_[token.index].get(), token);
     } else if (UdpSession* session = table_.FindByIndex(token.index, token.generation); session != nullptr) {
-      session->phase == UdpSession::Phase::kOpen ? ReceiveFrom(*session) : table_.Free(*session);
+      session->phase == UdpSession::Phase::kClosing ? table_.Free(*session) : ReceiveFrom(*session);
     }
   }
+  TendSpares(now_ms);
   errors_.set_now(now_ms);
   translations_.Look(now_ms);
   for (uint32_t n = 0; n < kTurnTimeouts; ++n) {
@@ -332,6 +336,7 @@ void UdpRelay::EndTurn(uint64_t now_ms) {
     Close(*session);
   }
   replies_.Expire(now_ms);
+  ++turn_;
 }
 
 bool UdpRelay::busy(uint64_t now_ms) const {
@@ -339,7 +344,8 @@ bool UdpRelay::busy(uint64_t now_ms) const {
 }
 
 uint64_t UdpRelay::NextTimeout() const {
-  return std::min({table_.NextExpiry(), replies_.NextExpiry(), translations_.NextLook()});
+  return std::min(
+      {table_.NextExpiry(), replies_.NextExpiry(), translations_.NextLook(), spares_.NextTimeout()});
 }
 
 void UdpRelay::CloseAll() {
@@ -350,6 +356,7 @@ void UdpRelay::CloseAll() {
   }
   table_.ForEach([this](UdpSession& session) {
     if (session.phase == UdpSession::Phase::kOpen) Close(session);
+    if (session.phase == UdpSession::Phase::kSpare) Discard(session);
   });
 }
 

@@ -1,8 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 // The part of UdpRelay that opens, limits and closes sessions.
 #include <netinet/in.h>
+#include <time.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <optional>
 
@@ -14,6 +16,18 @@ namespace tpx::data {
 namespace {
 
 constexpr int kMostVictims = 4;
+
+// Spare sockets: so many, and one for so many sessions that are open.
+constexpr uint32_t kSparesAnyway = 64, kSparesShare = 4;
+
+constexpr uint32_t kTurnDescriptors = 256;  // more than one turn takes for TCP
+constexpr int kMostDiscarded = 256;
+
+uint64_t NowMs() {
+  timespec now{};
+  clock_gettime(CLOCK_MONOTONIC, &now);
+  return static_cast<uint64_t>(now.tv_sec) * 1000 + static_cast<uint64_t>(now.tv_nsec) / 1'000'000;
+}
 
 }  // namespace
 
@@ -34,27 +48,37 @@ UdpSession* UdpRelay::SessionFor(const UdpKey& key, uint64_t now_ms) {
   const bool preserved = verdict.has_value() ? !redirected && verdict->source == TPX_SOURCE_PRESERVE
                                              : key.listener == TPX_LISTENER_UDP_PRESERVE;
   if (UdpSession* victim = table_.Victim(key.client.addr, preserved); victim != nullptr) Replace(*victim);
-  UdpSession* session = table_.Open(key, preserved, now_ms);
+  const Endpoint target = redirected ? TargetOf(*verdict) : key.destination;
+  UdpSession* spare = preserved ? nullptr : spares_.Take(key, target);
+  UdpSession* session = table_.Open(key, preserved, now_ms, spare);
   if (session == nullptr) return nullptr;
-  session->target = redirected ? TargetOf(*verdict) : key.destination;
+  session->target = target;
   session->confirmed = options_.decisions->UdpEnded();
   if (int error = -OpenUpstream(*session); error != 0) {
     slot_.Add(IsShortage(error) || error == EADDRINUSE ? TPX_C_UDP_SHORTAGE : TPX_C_UDP_DROPPED);
-    Close(*session);
+    End(*session);
+    Discard(*session);
     return nullptr;
   }
-  ReceiveFrom(*session);
+  spare == nullptr ? ReceiveFrom(*session) : slot_.Add(TPX_C_UDP_SOCKETS_REUSED);
   slot_.Add(TPX_C_UDP_SESSIONS_TOTAL);
   slot_.Set(TPX_C_UDP_SESSIONS, table_.open());
   return session;
 }
 
 int UdpRelay::OpenUpstream(UdpSession& session) {
-  // Where descriptors run out the session that was idle for longest gives its own.
-  if (descriptors_.left() == 0) CloseOldestBut(session);
+  if (!session.upstream) {
+    if (int r = MakeUpstream(session); r < 0) return r;
+  }
+  if (int r = BindUpstream(session); r < 0) return r;
+  return session.key.is_pair() ? sys::ConnectUdp(session.upstream.get(), session.target) : 0;
+}
+
+int UdpRelay::MakeUpstream(UdpSession& session) {
+  if (descriptors_.left() == 0) FreeDescriptorBut(session);
   int fd = sys::OpenUdpUpstream(session.is_v4(), options_.own_mark);
   if (fd < 0 && IsShortage(-fd)) {
-    CloseOldestBut(session);
+    FreeDescriptorBut(session);
     fd = sys::OpenUdpUpstream(session.is_v4(), options_.own_mark);
   }
   if (fd < 0) return fd;
@@ -63,8 +87,7 @@ int UdpRelay::OpenUpstream(UdpSession& session) {
     return -EMFILE;
   }
   session.upstream.Reset(fd);
-  if (int r = BindUpstream(session); r < 0) return r;
-  return session.key.is_pair() ? sys::ConnectUdp(fd, session.target) : 0;
+  return 0;
 }
 
 int UdpRelay::BindUpstream(UdpSession& session) {
@@ -86,6 +109,7 @@ int UdpRelay::BindUpstream(UdpSession& session) {
     UdpSession* victim = table_.OldestMasqueraded(session.is_v4());
     if (victim == nullptr || victim == &session) break;
     translations_.TakeBack(*victim);
+    sender_.FlushSocket(victim->upstream.get());
     sys::ReleaseUdpPort(victim->upstream.get());
     Replace(*victim);
     r = sys::TakeUdpPort(fd, session.is_v4());
@@ -93,9 +117,11 @@ int UdpRelay::BindUpstream(UdpSession& session) {
   return r;
 }
 
-void UdpRelay::CloseOldestBut(const UdpSession& session) {
-  UdpSession* oldest = table_.Oldest();
+// Where descriptors run out and none is spare, the session that was idle for longest gives its own.
+void UdpRelay::FreeDescriptorBut(const UdpSession& session) {
+  UdpSession* oldest = spares_.size() == 0 ? table_.Oldest() : nullptr;
   if (oldest != nullptr && oldest != &session) Replace(*oldest);
+  if (UdpSession* spare = spares_.Any(); spare != nullptr) Discard(*spare);
 }
 
 void UdpRelay::Replace(UdpSession& session) {
@@ -104,16 +130,52 @@ void UdpRelay::Replace(UdpSession& session) {
 }
 
 void UdpRelay::Close(UdpSession& session) {
+  End(session);
+  // The socket rests from now on, which in a long turn is not its time.
+  if (spares_.size() < MostSpares() && spares_.Keep(session, NowMs())) return;
+  Discard(session);
+}
+
+// All but its socket.
+void UdpRelay::End(UdpSession& session) {
   translations_.TakeBack(session);
-  if (session.upstream) {
-    sender_.FlushSocket(session.upstream.get());
-    descriptors_.Give(1);
-  }
+  if (session.upstream) sender_.FlushSocket(session.upstream.get());
   table_.Close(session);
+  slot_.Set(TPX_C_UDP_SESSIONS, table_.open());
+}
+
+// With fewer no socket is spare: what TCP takes in a turn, or waits for when it is full.
+uint32_t UdpRelay::FewDescriptors() const {
+  return std::max(kTurnDescriptors, options_.max_sessions / 8 + 2);
+}
+
+// In proportion to what is open; and others shall have at least as many descriptors.
+uint32_t UdpRelay::MostSpares() const {
+  if (closing_ || !reuses_sockets_ || descriptors_.left() <= FewDescriptors()) return 0;
+  return std::min(descriptors_.left(), kSparesAnyway + table_.open() / kSparesShare);
+}
+
+// The socket of an ended session.
+void UdpRelay::Discard(UdpSession& session) {
+  SpareUpstreams::Remove(session);
+  session.phase = UdpSession::Phase::kClosing;
+  if (session.upstream) descriptors_.Give(1);
+  // A request that the kernel has not seen yet would find somebody else by the descriptor's number.
+  if (session.receiving && session.armed_turn == turn_) ring_.Submit();
   StopReceiving(session);
   session.upstream.Reset();
   if (!session.receiving) table_.Free(session);
-  slot_.Set(TPX_C_UDP_SESSIONS, table_.open());
+}
+
+void UdpRelay::TendSpares(uint64_t now_ms) {
+  spares_.Examine(
+      now_ms, [this] { return ring_.IsIdle(); }, [this](UdpSession& session) { Discard(session); });
+  for (int n = 0; descriptors_.left() < FewDescriptors() && n < kMostDiscarded; ++n) {
+    UdpSession* spare = spares_.Any();
+    if (spare == nullptr) break;
+    Discard(*spare);
+  }
+  slot_.Set(TPX_C_UDP_SOCKETS_SPARE, spares_.size());
 }
 
 void UdpRelay::CloseGone() {

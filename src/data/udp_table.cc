@@ -92,8 +92,8 @@ DeadlineList& UdpTable::ListOf(const UdpSession& session) {
   return IsAnsweredDns(session) ? answered_ : stream_;
 }
 
-UdpSession* UdpTable::Open(const UdpKey& key, bool preserved, uint64_t now_ms) {
-  UdpSession* session = slots_.Allocate();
+UdpSession* UdpTable::Open(const UdpKey& key, bool preserved, uint64_t now_ms, UdpSession* spare) {
+  UdpSession* session = spare != nullptr ? spare : slots_.Allocate();
   if (session == nullptr) return nullptr;
   session->phase = UdpSession::Phase::kOpen;
   session->key = key;

@@ -203,6 +203,12 @@ int ReleaseUdpPort(int fd) {
   return connect(fd, &nobody, sizeof(nobody)) == 0 ? 0 : -errno;
 }
 
+bool IsBoundToDevice(int fd) {
+  int index = 0;
+  socklen_t length = sizeof(index);
+  return getsockopt(fd, SOL_SOCKET, SO_BINDTOIFINDEX, &index, &length) != 0 || index != 0;
+}
+
 int ShareUdpAddress(int fd) { return SetInt(fd, SOL_SOCKET, SO_REUSEADDR, 1); }
 
 int BindUdpTransparent(int fd, const Endpoint& source) {

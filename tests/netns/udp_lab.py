@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """What the UDP tests with many clients share: routed client networks, crowds of sockets, captures."""
+import contextlib
 import json
 import os
 import pathlib
@@ -143,7 +144,10 @@ class Case(product.TestCase):
     def descriptors(self):
         """Kinds of descriptors of the proxy, without the pipes its pool keeps."""
         folder = f"/proc/{self.tpx.pid}/fd"
-        kinds = [os.readlink(f"{folder}/{fd}").split(":")[0] for fd in os.listdir(folder)]
+        kinds = []
+        for fd in os.listdir(folder):
+            with contextlib.suppress(FileNotFoundError):  # closed since
+                kinds.append(os.readlink(f"{folder}/{fd}").split(":")[0])
         return sorted(kind for kind in kinds if kind != "pipe")
 
     def memory(self):

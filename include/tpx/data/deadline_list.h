@@ -38,6 +38,7 @@ class DeadlineList {
   // The entry that expired first, still on the list, or nullptr.
   DeadlineHook* Expired(uint64_t now_ms) const;
   DeadlineHook* Oldest() const;  // first in order of expiry, or nullptr
+  DeadlineHook* Newest() const;  // last, or nullptr
   DeadlineHook* After(const DeadlineHook& hook) const { return hook.next == &ends_ ? nullptr : hook.next; }
   uint64_t NextExpiry() const;  // in the clock of now_ms, or kNever
   uint32_t size() const { return size_; }

@@ -13,6 +13,7 @@
 #include "tpx/data/gathering.h"
 #include "tpx/data/reply_sockets.h"
 #include "tpx/data/shared_slot.h"
+#include "tpx/data/spare_upstreams.h"
 #include "tpx/data/udp_errors.h"
 #include "tpx/data/udp_table.h"
 #include "tpx/data/udp_translations.h"
@@ -75,9 +76,15 @@ class UdpRelay {
   UdpSession* SessionFor(const UdpKey& key, uint64_t now_ms);
   int OpenUpstream(UdpSession& session);
   int BindUpstream(UdpSession& session);
-  void CloseOldestBut(const UdpSession& session);
+  int MakeUpstream(UdpSession& session);
+  void FreeDescriptorBut(const UdpSession& session);
+  uint32_t FewDescriptors() const;
   void Replace(UdpSession& session);  // closes it early, for another
   void Close(UdpSession& session);
+  void End(UdpSession& session);
+  void Discard(UdpSession& session);
+  uint32_t MostSpares() const;
+  void TendSpares(uint64_t now_ms);
   void CloseGone();
 
   const WorkerOptions options_;
@@ -88,6 +95,7 @@ class UdpRelay {
   std::unique_ptr<io::BufferRing> buffers_;
   std::array<UniqueFd, TPX_LISTENER_KINDS> listener_;  // those of UDP
   UdpTable table_;
+  SpareUpstreams spares_;
   UdpTranslations translations_;
   UdpErrors errors_;
   DatagramSender sender_;
@@ -96,6 +104,8 @@ class UdpRelay {
   uint32_t received_ = 0;           // buffers in this turn
   std::vector<io::Token> starved_;  // requests that ended for want of a buffer
   uint64_t last_traffic_ms_ = 0;
+  uint32_t turn_ = 1;
+  bool reuses_sockets_ = false;
   bool closing_ = false;
 };
 

@@ -39,13 +39,13 @@ struct UdpClient {
 
 // Invariants:
 //  1. while open it is in the table under its key, on one deadline list and on
-//     its client's list;
+//     its client's list; while spare it is in SpareUpstreams alone;
 //  2. it is freed only when its receive request has ended;
 //  3. it owns no memory beyond this object.
 struct UdpSession : DeadlineHook {
   static constexpr uint32_t kUntranslated = UINT32_MAX;
 
-  enum class Phase : uint8_t { kFree, kOpen, kClosing };
+  enum class Phase : uint8_t { kFree, kOpen, kSpare, kClosing };
 
   UdpKey key;
   // Of a pair: where its datagrams go. Else only a port, that of all its destinations, or 0.
@@ -57,7 +57,8 @@ struct UdpSession : DeadlineHook {
   uint32_t index = 0;
   uint32_t generation = 0;
   uint32_t translation = kUntranslated;  // index in UdpTranslations
-  uint32_t confirmed = 0;  // DecisionSource::UdpEnded() when a flow of it was last known to be there
+  uint32_t confirmed = 0;   // DecisionSource::UdpEnded() when a flow of it was last known to be there
+  uint32_t armed_turn = 0;  // of the worker's loop, in which the receive request was made
   // Of UdpTranslations: receive calls of both directions since the last try to hand it over, and how many of
   // them are enough for the next one.
   uint16_t calls = 0, enough = 16;

@@ -44,9 +44,9 @@ class UdpTable {
   // before it.
   UdpSession* OldestMasqueraded(bool v4) const;
 
-  // A new open session, without a socket; nullptr only when too many closed
-  // ones still wait for their last completion.
-  UdpSession* Open(const UdpKey& key, bool preserved, uint64_t now_ms);
+  // A new open session: `spare`, or one without a socket; nullptr only when too
+  // many closed ones still wait for their last completion.
+  UdpSession* Open(const UdpKey& key, bool preserved, uint64_t now_ms, UdpSession* spare = nullptr);
   // Notes traffic, which may change the session's class.
   void Touch(UdpSession& session, uint64_t now_ms);
   // Takes it out; it stays allocated until Free.

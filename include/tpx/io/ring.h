@@ -57,9 +57,15 @@ class Ring {
   // that leaves a poll armed which is about to complete.)
   void Cancel(uint64_t token, uint64_t report_token);
 
+  // Hands the queued requests to the kernel, for instance before a descriptor of theirs is closed.
+  void Submit() { io_uring_submit(&ring_); }
+
   // Submits, then waits for so many completions, at most this long. 0, or a
   // negative errno with which the ring cannot be used any more.
   int SubmitAndWait(uint64_t timeout_ns, uint32_t completions = 1);
+
+  // Whether every completion that there was has been reaped.
+  bool IsIdle() { return io_uring_cq_ready(&ring_) == 0 && !io_uring_cq_has_overflow(&ring_); }
 
   // Requests that fit before a submission is forced.
   uint32_t SubmissionSpace() const { return io_uring_sq_space_left(&ring_); }

@@ -36,6 +36,9 @@ int ConnectUdp(int fd, const Endpoint& destination);
 int TakeUdpPort(int fd, bool v4);
 // Gives up the port and the peer, though a request may still hold the socket.
 int ReleaseUdpPort(int fd);
+// Whether sockets are bound to a device when they are made, as in a VRF's cgroup; giving up the port undoes
+// that.
+bool IsBoundToDevice(int fd);
 // Lets several sockets that have called this bind to one address and port.
 int ShareUdpAddress(int fd);
 // Binds to a port of an address that need not be local.
