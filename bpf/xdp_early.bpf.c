@@ -32,9 +32,10 @@ static __always_inline int is_remembered(const struct tpx_flow *flow, __u32 now)
 
 static __always_inline int is_new_datagram(const struct tpx_flow *flow) {
   struct tpx_flow reversed;
-  __u32 now = now_s();
+  __u32 now;
 
-  if (!may_be_noted(flow, now)) return 1;
+  if (!may_be_noted(flow)) return 1;
+  now = now_s();
   if (is_remembered(flow, now)) return 0;
   reversed = reverse_of(flow);
   return !is_remembered(&reversed, now);
@@ -49,44 +50,49 @@ static __always_inline int may_be_first(const struct packet *p) {
   return p->kind == PACKET_OTHER && concerns_other_protocols();
 }
 
-/* Whether a socket has a word in it: the rules are asked about new flows only. */
-static __always_inline int is_owned(ctx_t *ctx, const struct packet *p, const struct tpx_verdict *v) {
-  if (p->kind == PACKET_TCP) return tcp_owner(ctx, &p->flow) != OWNED_BY_NONE;
-  /* Of UDP the rules come first where they deny. */
-  if (p->kind != PACKET_UDP || v->action == TPX_ACTION_DROP || !is_transparent(v)) return 0;
-  return udp_owner(ctx, &p->flow, tpx_own_mark) != OWNED_BY_NONE;
-}
-
 /* The penalty is the only limit that holds here: what takes out of a bucket is tc's, once. */
-static __always_inline int reason_of_rule(const struct packet *p, struct tpx_verdict *v) {
+static __noinline int judge_by_penalty(ctx_t *ctx, struct packet *p, const struct tpx_tables *t, __u32 rule) {
+  struct tpx_verdict v = {};
   enum tpx_effect effect;
 
-  if (v->action == TPX_ACTION_DROP) return TPX_R_RULE_DROP;
-  if (!v->limit || p->kind == PACKET_OTHER || !tpx_in_penalty(&p->flow, v)) return UP;
-  effect = effect_of(reason_of_verdict(&p->flow, v));
-  return effect == TPX_EFFECT_STEER || effect == TPX_EFFECT_PASS ? TPX_R_RATE_PENALTY : UP;
+  verdict_of_rule(t, rule, &v);
+  if (!v.limit || p->kind == PACKET_OTHER || !tpx_in_penalty(&p->flow, &v)) return UP;
+  effect = effect_of(reason_of_verdict(&p->flow, &v));
+  if (effect != TPX_EFFECT_STEER && effect != TPX_EFFECT_PASS) return UP;
+  /* Of UDP a socket has a word in what the rules leave alone. */
+  if (p->kind == PACKET_UDP && is_transparent(&v) && udp_owner(ctx, &p->flow, tpx_own_mark) != OWNED_BY_NONE)
+    return UP;
+  v.reason = TPX_R_RATE_PENALTY;
+  note_rule(p, &v);
+  return TPX_R_RATE_PENALTY;
 }
 
-static __noinline int judge_by_rules(ctx_t *ctx, struct packet *p) {
+static __always_inline int judge_by_rules(ctx_t *ctx, struct packet *p) {
   __u32 generation = live_generation();
-  struct tpx_verdict v = {};
-  int reason;
+  struct tpx_tables *t = tables_of(generation);
+  const struct tpx_rule *rule;
+  int index, reason = TPX_R_RULE_DROP;
 
-  if (!p || asked_attributes() & 1 << TPX_ATTR_MARK) return UP;
-  note_link(ctx, p);
-  if (tpx_evaluate(&p->flow, &p->link, &v)) return UP;
-  if (generation != live_generation()) return UP; /* whose rules may ask for something else */
-  reason = reason_of_rule(p, &v);
-  if (reason == UP || (p->kind != PACKET_OTHER && is_martian(&p->flow)) || is_owned(ctx, p, &v)) return UP;
-  count_at(&tpx_rule_hits, v.counter, ctx_len(ctx));
-  v.reason = reason;
-  note_rule(p, &v);
+  if (!t || t->asks & 1 << TPX_ATTR_MARK) return UP;
+  note_attributes(ctx, p, t->asks);
+  index = tpx_rule_of(&p->flow, &p->link);
+  if (index < 0 || generation != live_generation()) return UP; /* whose rules may ask for something else */
+  rule = &t->rules[index & (TPX_MAX_RULES - 1)];
+  if (rule->action == TPX_ACTION_DROP) {
+    note_drop(p, rule);
+  } else {
+    reason = judge_by_penalty(ctx, p, t, index);
+  }
+  if (reason == UP || (p->kind != PACKET_OTHER && is_martian(&p->flow))) return UP;
+  /* The rules are asked about new flows only. */
+  if (p->kind == PACKET_TCP && tcp_owner(ctx, &p->flow) != OWNED_BY_NONE) return UP;
   return reason;
 }
 
 SEC("xdp.frags")
 int tpx_xdp_early(struct xdp_md *ctx) {
   struct packet p;
+  __u32 len;
   int reason;
 
   __builtin_memset(&p, 0, sizeof(p));
@@ -94,7 +100,9 @@ int tpx_xdp_early(struct xdp_md *ctx) {
   if (addr_never_proxied(&p.flow.dst) || is_local(&p.flow.dst)) return XDP_PASS;
   reason = judge_by_rules(ctx, &p);
   if (reason == UP) return XDP_PASS;
-  count_at(&tpx_counters, reason, ctx_len(ctx));
+  len = ctx_len(ctx);
+  count_at(&tpx_rule_hits, p.counter, len);
+  count_at(&tpx_counters, reason, len);
   if (p.is_logged || is_traced()) report_packet(ctx, &p, reason, TPX_HOOK_XDP);
   return XDP_DROP;
 }

@@ -52,6 +52,7 @@ DEFINE_LOADS(tpx_skb)
 static __always_inline __be16 ctx_protocol(const struct __sk_buff *skb) { return skb->protocol; }
 
 static __always_inline __u32 ctx_len(const struct __sk_buff *skb) { return skb->len; }
+static __always_inline int ctx_is_shorter(const struct __sk_buff *skb, __u32 len) { return len > skb->len; }
 static __always_inline __u32 ctx_gso_size(const struct __sk_buff *skb) { return skb->gso_size; }
 static __always_inline __u32 ctx_ifindex(const struct __sk_buff *skb) { return skb->ifindex; }
 static __always_inline __u32 ctx_mark(const struct __sk_buff *skb) { return skb->mark; }

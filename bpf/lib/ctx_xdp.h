@@ -38,6 +38,12 @@ static __always_inline __be16 ctx_protocol(const struct xdp_md *xdp) {
 }
 
 static __always_inline __u32 ctx_len(struct xdp_md *xdp) { return bpf_xdp_get_buff_len(xdp); }
+/* Whether the frame has fewer bytes; the kernel is asked only where its linear part has. */
+static __always_inline int ctx_is_shorter(struct xdp_md *xdp, __u32 len) {
+  __u32 linear = (void *)(long)xdp->data_end - (void *)(long)xdp->data;
+
+  return len > linear && len > ctx_len(xdp);
+}
 static __always_inline __u32 ctx_ifindex(const struct xdp_md *xdp) { return xdp->ingress_ifindex; }
 
 /* What only an skb has. */

@@ -65,12 +65,12 @@ static __always_inline void note_recent(const struct tpx_flow *f, __u32 now) {
   if (noted && *noted != now) *noted = now;
 }
 
-/* Whether tpx_flows may have the flow or its answers. The second more is for CPUs that note it at the same
- * time. */
-static __always_inline int may_be_noted(const struct tpx_flow *f, __u32 now) {
+/* Whether tpx_flows may have the flow or its answers: mostly nothing was ever noted in the place, and the
+ * clock need not be read. The second more is for CPUs that note it at the same time. */
+static __always_inline int may_be_noted(const struct tpx_flow *f) {
   __u32 *noted = last_noted(f);
 
-  return !noted || (__s32)(now - *noted) <= udp_flow_s() + 1;
+  return !noted || (*noted && (__s32)(now_s() - *noted) <= udp_flow_s() + 1);
 }
 
 static __always_inline long remember(const struct tpx_flow *flow, struct tpx_verdict *v) {

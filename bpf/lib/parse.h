@@ -151,7 +151,7 @@ static __always_inline int parse_v4(ctx_t *ctx, __u32 *offset, struct packet *p)
   header_len = ip->ihl * 4;
   total_len = bpf_ntohs(ip->tot_len);
   /* A GSO packet above 64 KiB (BIG TCP, Linux 6.3) has length 0. */
-  if (header_len < sizeof(*ip) || total_len > ctx_len(ctx) ||
+  if (header_len < sizeof(*ip) || ctx_is_shorter(ctx, total_len) ||
       (total_len < header_len && !(total_len == 0 && ctx_gso_size(ctx))))
     return TPX_R_MALFORMED;
   p->flow.src = addr_from_v4(ip->saddr);
@@ -223,7 +223,7 @@ static __always_inline int parse_v6(ctx_t *ctx, __u32 *offset, struct packet *p)
 
   if (ctx_load_40(ctx, *offset, ip) || ip->version != 6) return TPX_R_MALFORMED;
   payload_len = bpf_ntohs(ip->payload_len);
-  if (sizeof(*ip) + payload_len > ctx_len(ctx)) return TPX_R_MALFORMED;
+  if (ctx_is_shorter(ctx, sizeof(*ip) + payload_len)) return TPX_R_MALFORMED;
   __builtin_memcpy(&p->flow.src, &ip->saddr, sizeof(p->flow.src));
   __builtin_memcpy(&p->flow.dst, &ip->daddr, sizeof(p->flow.dst));
   /* To the programs, and to the policy, such an address is IPv4; none belongs on a wire. */

@@ -126,8 +126,8 @@ static __noinline int search_v6(void *pages, __u32 at, __u32 levels, const struc
   return at & 0xffff;
 }
 
-static __noinline __u32 prefix_class(const struct tpx_tables *t, __u32 generation, __u32 dim,
-                                     const struct tpx_addr *addr) {
+static __noinline __u32 walk_to_class(const struct tpx_tables *t, __u32 generation, __u32 dim,
+                                      const struct tpx_addr *addr) {
   __u32 index = (generation & 1) * 2 + (dim & 1);
   int class, v4 = addr_is_v4(addr);
   void *pages;
@@ -141,6 +141,14 @@ static __noinline __u32 prefix_class(const struct tpx_tables *t, __u32 generatio
   class = v4 ? search_v4(pages, bpf_ntohl(addr->w[3]))
              : search_v6(pages, t->v6_root[dim], t->v6_levels[dim], addr);
   return class < 0 ? t->miss_class[dim] : class;
+}
+
+/* Where no rule asks for the addresses of a family, the first step is the last. */
+static __always_inline __u32 prefix_class(const struct tpx_tables *t, __u32 generation, __u32 dim,
+                                          const struct tpx_addr *addr) {
+  __u16 step = addr_is_v4(addr) ? t->root[dim][1] : t->root[dim][0];
+
+  return step & TPX_STEP_BLOCK ? walk_to_class(t, generation, dim, addr) : step;
 }
 
 /*
@@ -177,12 +185,26 @@ struct candidates {
   __u16 class[CLASSES];
 };
 
+/* Where all rules are in the first word. */
+static __always_inline __u64 common_of_few(const struct tpx_tables *t, const struct candidates *c) {
+  __u64 rules = c->by_device->word[0] & c->by_mac->word[0];
+
+#pragma unroll
+  for (int d = 0; d < CLASSES; d++) rules &= bits_of(t, c->class[d])->word[0];
+  return rules;
+}
+
 /* First rule in all the sets, TPX_MAX_RULES if there is none. */
 static __noinline __u32 first_common_rule(const struct tpx_tables *t, const struct candidates *c) {
   const struct tpx_bits *by[CLASSES];
-  __u64 words = c->by_device->summary & c->by_mac->summary, rules = 0;
+  __u64 words, rules = 0;
   __u32 at = 0;
 
+  if (t->n_rules <= 64) {
+    rules = common_of_few(t, c);
+    return rules ? lowest_bit(rules) : TPX_MAX_RULES;
+  }
+  words = c->by_device->summary & c->by_mac->summary;
 #pragma unroll
   for (int d = 0; d < CLASSES; d++) {
     by[d] = bits_of(t, c->class[d]);
@@ -280,19 +302,36 @@ static __always_inline void verdict_of_rule(const struct tpx_tables *t, __u32 in
   v->to = rule->to;
 }
 
-/* Returns 0 and fills v, or -1 when there is no policy to ask. Who does not know the link passes 0. */
+static __always_inline __u32 rule_of(const struct tpx_tables *t, __u32 generation,
+                                     const struct tpx_flow *flow, const struct tpx_link *link) {
+  struct candidates c;
+
+  add_by_tuple(t, generation, flow, &c);
+  add_by_ports(t, flow, &c);
+  add_by_link(t, generation, link, &c);
+  return first_common_rule(t, &c);
+}
+
+/* The rule's index, or -1 when there is no policy to ask. Who does not know the link passes 0. */
+__weak __noinline int tpx_rule_of(const struct tpx_flow *flow, const struct tpx_link *link) {
+  __u32 generation = live_generation();
+  struct tpx_tables *t = tables_of(generation);
+  __u32 rule;
+
+  if (!t || !flow) return -1;
+  rule = rule_of(t, generation, flow, link);
+  return rule < TPX_MAX_RULES ? (int)rule : -1;
+}
+
+/* As tpx_rule_of; returns 0 and fills v. */
 __weak __noinline int tpx_evaluate(const struct tpx_flow *flow, const struct tpx_link *link,
                                    struct tpx_verdict *v) {
   __u32 generation = live_generation();
   struct tpx_tables *t = tables_of(generation);
-  struct candidates c;
   __u32 rule;
 
   if (!t || !flow || !v) return -1;
-  add_by_tuple(t, generation, flow, &c);
-  add_by_ports(t, flow, &c);
-  add_by_link(t, generation, link, &c);
-  rule = first_common_rule(t, &c);
+  rule = rule_of(t, generation, flow, link);
   if (rule >= TPX_MAX_RULES) return -1;
   verdict_of_rule(t, rule, v);
   return 0;

@@ -16,6 +16,15 @@ static __always_inline void note_rule(struct packet *p, const struct tpx_verdict
   p->worker = is_steered(v) ? v->worker : TPX_NO_WORKER;
 }
 
+/* As note_rule, of a rule that drops. */
+static __always_inline void note_drop(struct packet *p, const struct tpx_rule *rule) {
+  p->is_ruled = 1;
+  p->is_logged = rule->log != TPX_LOG_NONE;
+  p->counter = rule->counter;
+  p->action = TPX_ACTION_DROP;
+  p->worker = TPX_NO_WORKER;
+}
+
 static __always_inline int report_packet(ctx_t *ctx, struct packet *p, __u32 reason, enum tpx_hook hook) {
   union outcome_word outcome = {};
   union origin_word origin = {};

@@ -42,12 +42,14 @@ static __always_inline int is_transparent(const struct tpx_verdict *v) {
 }
 
 /* What the policy may ask for besides the flow. */
-static __always_inline void note_link(ctx_t *ctx, struct packet *p) {
-  __u32 asked = asked_attributes();
-
+static __always_inline void note_attributes(ctx_t *ctx, struct packet *p, __u32 asked) {
   if (!asked) return;
   p->link.ifindex = ctx_ifindex(ctx);
   p->link.mark = ctx_mark(ctx);
   p->link.dscp = p->is_v6 ? (p->ip.v6.priority << 2 | p->ip.v6.flow_lbl[0] >> 6) : p->ip.v4.tos >> 2;
   if (asked & 1 << TPX_ATTR_MAC) ctx_load_mac(ctx, p->link.mac);
+}
+
+static __always_inline void note_link(ctx_t *ctx, struct packet *p) {
+  note_attributes(ctx, p, asked_attributes());
 }
