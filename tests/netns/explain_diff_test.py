@@ -43,7 +43,7 @@ class ExplainDiff(product.TestCase):
 
     def test_I3_tells_the_flows_that_change_and_no_others(self):
         self.tpx.start(product.config(now_rules()))
-        expected, total = set(), 0
+        expected = set()
         for family in harness.FAMILIES:
             clients = {port: end(*self.pair(family, port)[0].getsockname()[:2]) for port in (9000, 9001, 9002, 9003)}
             own = end(*self.udp(family, DIRECT, PAIRED, 5302).getsockname()[:2])

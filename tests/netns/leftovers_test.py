@@ -2,7 +2,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """T11: what finished connections leave in the gateway's socket table, and a detach."""
 import socket
-import struct
 
 import harness
 import product

@@ -9,6 +9,7 @@ import time
 
 import harness
 import product
+import udp_case
 import udp_lab
 
 BURST = 200
@@ -134,7 +135,7 @@ class RateLimit(udp_lab.Case):
 
     def test_E17_udp_sessions(self):
         """A source has as many sessions as the limit lets it begin; those that it has go on."""
-        self.serve_udp(udp_lab.PORT)
+        self.serve_udp(udp_case.PORT)
         self.start_udp(product.udp_rule(limit={"rate": 1, "burst": 10}))
         for family in harness.FAMILIES:
             with self.subTest(family=family.name):
@@ -143,7 +144,7 @@ class RateLimit(udp_lab.Case):
                 known = self.socket(family)
                 self.assertEqual(self.who(known, family)[0], family.wan)
                 for _ in range(100):
-                    self.socket(family).sendto(b"W", (family.server, udp_lab.PORT))
+                    self.socket(family).sendto(b"W", (family.server, udp_case.PORT))
                 self.assertEqual(self.who(known, family)[0], family.wan)
                 begun = self.total("udp_sessions") - sessions
                 self.assertGreaterEqual(begun, 10)

@@ -98,20 +98,20 @@ def is_refused(sock):
         return True
 
 
-class UdpCase(product.TestCase):
+class Sockets(product.TestCase):
+    """Sockets of clients and servers, and what they say to each other."""
+
     def setUp(self):
         super().setUp()
         self.clients = set()  # sockets of the client's
-        self.server = harness.Peer(self.lab.server, PORT, OTHER_PORT, script="udp_peer.py")
-        self.addCleanup(self.server.close)
-        self.server.read()
 
-    def start_udp(self, *rules, **options):
-        """Once more, where it runs already."""
-        self.assertEqual(self.tpx.stop(), 0)
-        self.tpx.start(product.config(list(rules) or [product.udp_rule()], **options))
+    def serve_udp(self, *ports, space=None):
+        server = harness.Peer(space or self.lab.server, *(ports or (PORT, OTHER_PORT)), script="udp_peer.py")
+        self.addCleanup(server.close)
+        server.read()
+        return server
 
-    def socket(self, family, port=0, address=None, space=None):
+    def socket(self, family, port=0, address=None, space=None, v6_only=1):
         """A client's, unless the namespace is another."""
         sock = (space or self.lab.client).socket(family.af, socket.SOCK_DGRAM)
         self.addCleanup(sock.close)
@@ -120,9 +120,44 @@ class UdpCase(product.TestCase):
         sock.settimeout(5)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4 << 20)
         if family is harness.V6:
-            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, v6_only)
         sock.bind((address or "", port))
         return sock
+
+    def ask(self, sock, family, data, port=PORT):
+        """Sends a datagram and returns the answer."""
+        sock.sendto(data, (family.server, port))
+        answer, sender = sock.recvfrom(65536)
+        self.assertEqual(sender[:2], (family.server, port), "the answer came from elsewhere")
+        if data != b"W" and sock in self.clients:
+            self.assert_arrives("udp", own_end(sock, family), (family.server, port))
+        return answer
+
+    def who(self, sock, family, port=PORT):
+        """As whom the server sees the socket."""
+        seen = tuple(json.loads(self.ask(sock, family, b"W", port)))
+        self.lab.on_seen("udp", own_end(sock, family), False, (family.server, port), seen[0])
+        return seen
+
+    def assert_silence(self, sock, seconds=0.3):
+        sock.settimeout(seconds)
+        with self.assertRaises(TimeoutError):
+            sock.recv(65536)
+        sock.settimeout(5)
+
+    def total(self, name):
+        return self.tpx.totals().get(name, 0)
+
+
+class UdpCase(Sockets):
+    def setUp(self):
+        super().setUp()
+        self.server = self.serve_udp()
+
+    def start_udp(self, *rules, **options):
+        """Once more, where it runs already."""
+        self.assertEqual(self.tpx.stop(), 0)
+        self.tpx.start(product.config(list(rules) or [product.udp_rule()], **options))
 
     def far_socket(self, family, port=0, address=None):
         """A server's."""
@@ -138,14 +173,6 @@ class UdpCase(product.TestCase):
     def wait_error(self, sock, seconds=10):
         return harness.wait_until(lambda: take_error(sock), "an ICMP error arrives", seconds)
 
-    def ask(self, sock, family, data, port=PORT):
-        """Sends a datagram and returns the answer and who it came from."""
-        sock.sendto(data, (family.server, port))
-        answer, sender = sock.recvfrom(65536)
-        if data != b"W" and sock in self.clients:
-            self.assert_arrives("udp", own_end(sock, family), (family.server, port))
-        return answer, sender[:2]
-
     def heard(self, server, client, family):
         """What the server's socket got of the client's, and as whom it sees it."""
         data, seen = server.recvfrom(65536)
@@ -153,19 +180,6 @@ class UdpCase(product.TestCase):
         to = (family.server if address in ("0.0.0.0", "::") else address, port)
         self.lab.on_seen("udp", own_end(client, family), False, to, seen[0])
         return data, seen
-
-    def who(self, sock, family, port=PORT):
-        answer, sender = self.ask(sock, family, b"W", port)
-        self.assertEqual(sender, (family.server, port), "the answer came from elsewhere")
-        seen = tuple(json.loads(answer))
-        self.lab.on_seen("udp", own_end(sock, family), False, (family.server, port), seen[0])
-        return seen
-
-    def assert_silence(self, sock, seconds=0.3):
-        sock.settimeout(seconds)
-        with self.assertRaises(TimeoutError):
-            sock.recv(65536)
-        sock.settimeout(5)
 
     def each_way(self):
         """The proxy in both source modes, both families in each: (family, source, the subtest to be in)."""
@@ -178,9 +192,6 @@ class UdpCase(product.TestCase):
                 answer = self.assert_explained("proxy", (family.client, 50000), (family.server, PORT), "udp")
                 if answer:
                     self.assertEqual(answer["steered"]["source"], source)
-
-    def total(self, name):
-        return self.tpx.totals().get(name, 0)
 
     def descriptors(self):
         return len(list((pathlib.Path("/proc") / str(self.tpx.pid) / "fd").iterdir()))

@@ -12,7 +12,6 @@ import packets
 import product
 import udp_case
 
-PORT, OTHER_PORT = 5300, 5301
 CROWD_NETS = {harness.V4: "203.0.113.0/24", harness.V6: "2001:db8:1:1::/64"}
 SO_RCVBUFFORCE = 33
 
@@ -83,23 +82,16 @@ class Crowd(harness.Peer):
         return answer
 
 
-class Case(product.TestCase):
+class Case(udp_case.Sockets):
     """Clients in networks behind the lab's client, which owns every address of them."""
 
     def setUp(self):
         super().setUp()
-        self.clients = set()  # sockets of the client's
         # clear of the ports that a crowd counts up from
         self.lab.client.sysctl("net/ipv4/ip_local_port_range", "32768 65535")
         for family, net in CROWD_NETS.items():
             self.lab.client.ip(f"route add local {net} dev lo")
             self.lab.gateway.ip(f"route add {net} via {family.client}")
-
-    def serve_udp(self, *ports, space=None):
-        server = harness.Peer(space or self.lab.server, *(ports or (PORT, OTHER_PORT)), script="udp_peer.py")
-        self.addCleanup(server.close)
-        server.read()
-        return server
 
     def crowd(self, space=None):
         crowd = Crowd(space or self.lab.client, lambda *ends: self.assert_arrives("udp", *ends))
@@ -108,38 +100,6 @@ class Case(product.TestCase):
 
     def start_udp(self, *rules, **options):
         self.tpx.start(product.config(list(rules) or [product.udp_rule()], **options))
-
-    def socket(self, family, port=0, address=None, space=None):
-        sock = (space or self.lab.client).socket(family.af, socket.SOCK_DGRAM)
-        self.addCleanup(sock.close)
-        if space in (None, self.lab.client):
-            self.clients.add(sock)
-        sock.settimeout(5)
-        sock.bind((address or "", port))
-        return sock
-
-    def ask(self, sock, family, data, port=PORT):
-        sock.sendto(data, (family.server, port))
-        answer, sender = sock.recvfrom(65536)
-        self.assertEqual(sender[:2], (family.server, port), "the answer came from elsewhere")
-        if data != b"W" and sock in self.clients:
-            self.assert_arrives("udp", udp_case.own_end(sock, family), (family.server, port))
-        return answer
-
-    def who(self, sock, family, port=PORT):
-        """As whom the server sees the socket."""
-        seen = tuple(json.loads(self.ask(sock, family, b"W", port)))
-        self.lab.on_seen("udp", udp_case.own_end(sock, family), False, (family.server, port), seen[0])
-        return seen
-
-    def assert_silence(self, sock, seconds=0.3):
-        sock.settimeout(seconds)
-        with self.assertRaises(TimeoutError):
-            sock.recv(65536)
-        sock.settimeout(5)
-
-    def total(self, name):
-        return self.tpx.totals().get(name, 0)
 
     def descriptors(self):
         """Kinds of descriptors of the proxy, without the pipes its pool keeps."""

@@ -6,7 +6,8 @@ import time
 import harness
 import product
 import udp_lab
-from udp_lab import CROWD_NETS, OTHER_PORT, PORT
+from udp_case import PORT
+from udp_lab import CROWD_NETS
 
 SESSION_BYTES = 1024
 V4_CLIENTS, V6_CLIENTS, PORTS_EACH = 250, 4750, 3
@@ -216,7 +217,7 @@ class Limits(udp_lab.Case):
         for mapping, others in (("endpoint-independent", 0), ("endpoint-independent", 120),
                                 ("address-and-port-dependent", 0), ("address-and-port-dependent", 120)):
             self.start_udp(product.udp_rule(mapping=mapping), proxy={"workers": 2, "max_udp_sessions": self.LIMIT})
-            taken = [self.socket(harness.V6, space=self.lab.gateway) for _ in range(others)]
+            taken = [self.socket(harness.V6, space=self.lab.gateway, v6_only=0) for _ in range(others)]
             for family in harness.FAMILIES:
                 with self.subTest(mapping=mapping, others=others, family=family.name):
                     before = self.total("udp_sessions_replaced")
@@ -239,7 +240,7 @@ class Limits(udp_lab.Case):
         """Listeners of TCP and UDP have one port, which is free for both."""
         self.lab.gateway.sysctl("net/ipv4/ip_local_port_range", "40000 40049")
         for _ in range(40):
-            self.socket(harness.V6, space=self.lab.gateway)
+            self.socket(harness.V6, space=self.lab.gateway, v6_only=0)
         self.limited()
         for family in harness.FAMILIES:
             self.assertEqual(self.who(self.socket(family), family)[0], family.wan)

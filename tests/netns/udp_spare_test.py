@@ -4,11 +4,10 @@ import signal
 import time
 
 import harness
-import packets
 import product
 import udp_case
 import udp_lab
-from udp_lab import OTHER_PORT, PORT
+from udp_case import OTHER_PORT, PORT
 
 SERVER_PORT = 5310
 

@@ -12,7 +12,7 @@ import packets
 import product
 import udp_crowd
 import udp_lab
-from udp_lab import PORT
+from udp_case import PORT
 
 
 class OwnServices(udp_lab.Case):

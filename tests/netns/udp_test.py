@@ -61,9 +61,7 @@ class Udp(UdpCase):
             for size in SIZES:
                 with self.subTest(source=source, family=family.name, size=size):
                     data = b"E" * min(size, 1) + os.urandom(max(0, size - 1))
-                    answer, sender = self.ask(sock, family, data)
-                    self.assertEqual(answer, data)
-                    self.assertEqual(sender, (family.server, PORT))
+                    self.assertEqual(self.ask(sock, family, data), data)
             self.assertEqual(self.total("udp_dropped"), 0)
 
     def test_U7_what_is_for_many_or_for_the_link_is_never_proxied(self):
@@ -104,8 +102,8 @@ class Udp(UdpCase):
             self.assertEqual(len(seen), 1, "endpoint-independent mapping: one upstream port per client port")
             self.assertEqual({address for address, _ in seen}, {family.wan})
             self.assertNotIn(self.who(second, family), seen)
-            self.assertEqual(self.ask(first, family, b"Efirst")[0], b"Efirst")
-            self.assertEqual(self.ask(second, family, b"Esecond")[0], b"Esecond")
+            self.assertEqual(self.ask(first, family, b"Efirst"), b"Efirst")
+            self.assertEqual(self.ask(second, family, b"Esecond"), b"Esecond")
 
 
 class TrainCase(UdpCase):

@@ -38,7 +38,7 @@ class TranslatedCase(UdpCase):
         for _ in range(3):
             worker, before = self.total("udp_datagrams_up"), self.translated()
             for n in range(count):
-                self.assertEqual(self.ask(sock, family, b"E%d" % n, port), (b"E%d" % n, (family.server, port)))
+                self.assertEqual(self.ask(sock, family, b"E%d" % n, port), b"E%d" % n)
             by_tc, by_worker = self.translated() - before, self.total("udp_datagrams_up") - worker
             if (by_tc, by_worker) == (2 * count, 0):
                 return

@@ -27,7 +27,7 @@ class Changes(TranslatedCase):
                 seen = self.hand_over(sock, family)
                 for device in ("wan0", "lan0"):
                     self.lab.gateway.ip(f"neigh flush dev {device}")
-                    self.assertEqual(self.ask(sock, family, b"E")[0], b"E")
+                    self.assertEqual(self.ask(sock, family, b"E"), b"E")
                     self.ask(sock, family, b"E")
                     self.check_translated(sock, family)
                 self.assertEqual(self.who(sock, family), seen)

@@ -21,8 +21,8 @@ class Faithful(TranslatedCase):
         seen = self.hand_over(sock, family, port)
         for size in PLAIN_SIZES + LONG_SIZES:
             data = bytes(n % 251 for n in range(size))
-            answer, sender = self.ask(sock, family, data, port)
-            self.assertEqual((len(answer), answer == data, sender), (size, True, (family.server, port)))
+            answer = self.ask(sock, family, data, port)
+            self.assertEqual((len(answer), answer == data), (size, True))
         self.check_translated(sock, family, port)
         self.assertEqual(self.who(sock, family, port), seen)
 
@@ -122,7 +122,7 @@ class Faithful(TranslatedCase):
                 self.check_translated(sock, family)
                 for size in PLAIN_SIZES:
                     data = bytes(n % 253 for n in range(size))
-                    self.assertEqual(self.ask(sock, family, data)[0], data)
+                    self.assertEqual(self.ask(sock, family, data), data)
 
     def test_others_may_still_answer(self):
         """Full cone: whoever knows the port reaches the client, by the worker."""

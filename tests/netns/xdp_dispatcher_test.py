@@ -5,37 +5,29 @@ import json
 import os
 import re
 import shutil
-import socket
 import unittest
 
 import harness
-import packets
 import product
 import state
+from xdp_case import XdpCase, dropping
 
 MODES = {"native": "native", "generic": "skb"}  # as xdp-loader calls them
 FOLDER = harness.BPFFS / "xdp"
-DROPPED = 7001
 MOST = 10  # programs in a dispatcher
 KILLS = 10
 STRACE = ("strace", "-f", "-qq", "-E", "ASAN_OPTIONS=detect_leaks=0")
 CHANGES = {"bpf": r"BPF_(PROG_LOAD|OBJ_PIN|LINK_CREATE|RAW_TRACEPOINT_OPEN)", "mkdir": "", "unlink": "", "rmdir": "",
            "sendto": "", "write": "", "rename": ""}
 OURS = "tpx_xdp_early"
-NOBODY = product.rule("drop", "no", {"proto": ["tcp", "udp"], "dport": DROPPED})
-
-
-def dropping(xdp="native", *rules, **more):
-    return product.config([*(rules or [NOBODY]), product.rule()], xdp=xdp, **more)
 
 
 @unittest.skipUnless(shutil.which("xdp-loader"), "needs xdp-loader")
-class Dispatcher(product.TestCase):
+class Dispatcher(XdpCase):
     asks_explain = False  # loads a program for each question, under emulation
 
     def setUp(self):
         super().setUp()
-        self.lab.serve()
         self.object = self.compiled()
         self.killed = 0
         self.folders_before = {path.name for path in FOLDER.glob("dispatch-*")}
@@ -118,21 +110,6 @@ class Dispatcher(product.TestCase):
         self.flood()
         for number, count in zip(numbers, before):
             self.assertGreaterEqual(self.seen(number), count + 10)
-
-    def flood(self, count=5):
-        for family in harness.FAMILIES:
-            with self.lab.client.socket(family.af, socket.SOCK_DGRAM) as sock:
-                for _ in range(count):
-                    sock.sendto(b"x", (family.server, DROPPED))
-            with self.lab.client.socket(family.af) as sock:
-                sock.settimeout(0.3)
-                with self.assertRaises(OSError):
-                    sock.connect((family.server, DROPPED))
-
-    def syns_seen(self):
-        with packets.Tap(self.lab.gateway, "lan0") as tap:
-            self.flood()
-            return len(tap.collect(lambda tcp: tcp.dport == DROPPED))
 
     def assert_drops_early(self):
         before = self.tpx.reasons().get("rule_drop", 0), self.tpx.rules()["no"]

@@ -9,22 +9,12 @@ import harness
 import packets
 import product
 import state
+from xdp_case import BOTH, DROPPED, XdpCase, dropping
 
 CLANG = shutil.which("clang")
-DROPPED = 7001
-BOTH = {"proto": ["tcp", "udp"]}
 
 
-def dropping(xdp, *rules, **more):
-    return product.config([*(rules or [product.rule("drop", "no", {**BOTH, "dport": DROPPED})]), product.rule()],
-                          xdp=xdp, **more)
-
-
-class Xdp(product.TestCase):
-    def setUp(self):
-        super().setUp()
-        self.lab.serve()
-
+class Xdp(XdpCase):
     def early(self, device="lan0"):
         """What the status says of a device: xdp, why, attached."""
         found = {entry["device"]: entry for entry in self.tpx.status()["early_drop"]}
@@ -42,18 +32,6 @@ class Xdp(product.TestCase):
         mode = {None: "none", 1: "native", 2: "generic"}[link.get("xdp", {}).get("mode")]
         return mode, link.get("xdp", {}).get("prog", {}).get("id")
 
-    def flood(self, port=DROPPED, count=20):
-        for family in harness.FAMILIES:
-            with self.lab.client.socket(family.af, socket.SOCK_DGRAM) as sock:
-                for _ in range(count):
-                    sock.sendto(b"x", (family.server, port))
-            with self.lab.client.socket(family.af) as sock:
-                sock.settimeout(0.2)
-                with self.assertRaises(TimeoutError):
-                    sock.connect((family.server, port))
-            for proto in ("tcp", "udp"):
-                self.assert_explained("drop", (family.client, 50000), (family.server, port), proto)
-
     def count_in_netfilter(self):
         self.lab.gateway.nft(f"""table inet early {{ counter seen {{}} chain pre {{ type filter hook prerouting priority -400;
             meta l4proto {{ tcp, udp }} th dport {DROPPED} counter name seen }}}}
@@ -63,12 +41,6 @@ class Xdp(product.TestCase):
     def in_netfilter(self):
         listed = json.loads(self.lab.gateway.run("nft", "-j", "list", "counters").stdout)["nftables"]
         return sum(entry["counter"]["packets"] for entry in listed if "counter" in entry)
-
-    def syns_seen(self):
-        """Of a flood, by whoever listens on the device."""
-        with packets.Tap(self.lab.gateway, "lan0") as tap:
-            self.flood()
-            return len(tap.collect(lambda tcp: tcp.dport == DROPPED))
 
     def test_drops_before_taps_and_netfilter(self):
         self.count_in_netfilter()

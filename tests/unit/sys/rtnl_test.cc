@@ -106,6 +106,17 @@ TEST_F(RtnlTest, LinksAndAddressesAreListed) {
   EXPECT_TRUE(v6);
 }
 
+TEST_F(RtnlTest, EthernetHeadersAreOfDevicesThatHaveThem) {
+  const auto has = [this](const char* device) {
+    return rtnl_->HasEthernetHeaders(static_cast<int>(if_nametoindex(device)));
+  };
+  EXPECT_TRUE(*has("a0"));
+  Sh("ip tuntap add t0 mode tun && ip tuntap add t1 mode tap");
+  EXPECT_FALSE(*has("t0"));
+  EXPECT_TRUE(*has("t1"));
+  EXPECT_TRUE(absl::IsNotFound(rtnl_->HasEthernetHeaders(9999).status()));
+}
+
 TEST_F(RtnlTest, QdiscsAndFiltersAreSeen) {
   const auto links = *rtnl_->ListLinks();
   const auto a0 = std::find_if(links.begin(), links.end(), [](const LinkInfo& l) { return l.name == "a0"; });
