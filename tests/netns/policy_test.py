@@ -46,6 +46,8 @@ class Policy(product.TestCase):
                 self.assertEqual(self.fate(family, **arguments), expected)
 
     def test_actions(self):
+        # whoever chooses no port has none of the rule's
+        self.lab.client.sysctl("net/ipv4/ip_local_port_range", "32768 65535")
         self.tpx.start(product.config([
             product.rule("drop", "no-8081", {"dport": 8081}),
             product.rule("reject", "not-8082", {"dport": 8082}),
