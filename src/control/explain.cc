@@ -7,7 +7,6 @@
 #include <algorithm>
 #include <atomic>
 #include <cstring>
-#include <ctime>
 #include <iterator>
 #include <span>
 #include <utility>
@@ -17,6 +16,7 @@
 #include "plan.h"
 #include "publish.h"
 #include "state.h"
+#include "tpx/base/clock.h"
 #include "tpx/base/status.h"
 #include "tpx/base/strings.h"
 #include "tpx/bpf/maps.h"
@@ -93,10 +93,7 @@ T Load(T& value) {
 absl::Status CountWorkers(const std::string& live_pins, Explanation& explanation) {
   TPX_ASSIGN_OR_RETURN(auto control, bpf::OpenControl(live_pins, Access::kReadWrite));
   TPX_ASSIGN_OR_RETURN(auto workers, bpf::OpenWorkers(live_pins, Access::kReadWrite));
-  timespec now{};
-  clock_gettime(CLOCK_MONOTONIC, &now);
-  const uint64_t now_ns =
-      static_cast<uint64_t>(now.tv_sec) * 1'000'000'000 + static_cast<uint64_t>(now.tv_nsec);
+  const uint64_t now_ns = MonotonicNs();
   explanation.workers = std::min<uint32_t>(Load(control[0].n_workers), TPX_MAX_WORKERS);
   explanation.listen_port = Load(control[0].listen_port);
   for (uint32_t id = 0; id < explanation.workers; ++id) {

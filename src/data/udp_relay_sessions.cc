@@ -1,13 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 // The part of UdpRelay that opens, limits and closes sessions.
 #include <netinet/in.h>
-#include <time.h>
 #include <unistd.h>
 
 #include <algorithm>
 #include <cerrno>
 #include <optional>
 
+#include "tpx/base/clock.h"
 #include "tpx/data/connector.h"
 #include "tpx/data/udp_relay.h"
 #include "tpx/sys/udp_socket.h"
@@ -22,12 +22,6 @@ constexpr uint32_t kSparesAnyway = 64, kSparesShare = 4;
 
 constexpr uint32_t kTurnDescriptors = 256;  // more than one turn takes for TCP
 constexpr int kMostDiscarded = 256;
-
-uint64_t NowMs() {
-  timespec now{};
-  clock_gettime(CLOCK_MONOTONIC, &now);
-  return static_cast<uint64_t>(now.tv_sec) * 1000 + static_cast<uint64_t>(now.tv_nsec) / 1'000'000;
-}
 
 }  // namespace
 
@@ -108,9 +102,6 @@ int UdpRelay::BindUpstream(UdpSession& session) {
   for (int tries = 0; r == -EADDRINUSE && tries < kMostVictims; ++tries) {
     UdpSession* victim = table_.OldestMasqueraded(session.is_v4());
     if (victim == nullptr || victim == &session) break;
-    translations_.TakeBack(*victim);
-    sender_.FlushSocket(victim->upstream.get());
-    sys::ReleaseUdpPort(victim->upstream.get());
     Replace(*victim);
     r = sys::TakeUdpPort(fd, session.is_v4());
   }
@@ -132,7 +123,7 @@ void UdpRelay::Replace(UdpSession& session) {
 void UdpRelay::Close(UdpSession& session) {
   End(session);
   // The socket rests from now on, which in a long turn is not its time.
-  if (spares_.size() < MostSpares() && spares_.Keep(session, NowMs())) return;
+  if (spares_.size() < MostSpares() && spares_.Keep(session, MonotonicMs())) return;
   Discard(session);
 }
 
@@ -160,6 +151,8 @@ void UdpRelay::Discard(UdpSession& session) {
   SpareUpstreams::Remove(session);
   session.phase = UdpSession::Phase::kClosing;
   if (session.upstream) descriptors_.Give(1);
+  // Its port is free now, not only when the request has ended.
+  if (session.upstream && !session.preserved) sys::ReleaseUdpPort(session.upstream.get());
   // A request that the kernel has not seen yet would find somebody else by the descriptor's number.
   if (session.receiving && session.armed_turn == turn_) ring_.Submit();
   StopReceiving(session);

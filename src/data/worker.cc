@@ -5,13 +5,13 @@
 #include <pthread.h>
 #include <signal.h>
 #include <sys/eventfd.h>
-#include <time.h>
 #include <unistd.h>
 
 #include <algorithm>
 #include <cerrno>
 #include <utility>
 
+#include "tpx/base/clock.h"
 #include "tpx/base/log.h"
 #include "tpx/base/status.h"
 #include "tpx/base/strings.h"
@@ -42,12 +42,6 @@ constexpr int kPortTries = 100;
 constexpr uint8_t kListenersKind = 16, kWakeKind = 17;
 
 enum class Command : int { kRun, kDrain, kStop };
-
-uint64_t NowNs() {
-  timespec now{};
-  clock_gettime(CLOCK_MONOTONIC, &now);
-  return static_cast<uint64_t>(now.tv_sec) * 1'000'000'000 + static_cast<uint64_t>(now.tv_nsec);
-}
 
 void BlockSigpipe() {
   sigset_t set;
@@ -84,7 +78,7 @@ class RingWorker final : public Worker, private AcceptSink {
   bool Obey();
   bool Wait(uint64_t timeout_ns);
   uint64_t WaitTime() const;
-  void ReadClock() { now_ns_ = NowNs(); }
+  void ReadClock() { now_ns_ = MonotonicNs(); }
   uint64_t now_ms() const { return now_ns_ / kNsPerMs; }
   void RenewLease() { slot_.RenewLease(now_ns_ + options_.lease_ms * kNsPerMs); }
   void Watch(int fd, uint8_t kind) { ring_->PollMultishot(fd, POLLIN, io::Token{.kind = kind}.Pack()); }

@@ -2,9 +2,9 @@
 #include "tpx/observe/events.h"
 
 #include <atomic>
-#include <ctime>
 
 #include "event_counts.h"
+#include "tpx/base/clock.h"
 #include "tpx/base/status.h"
 #include "tpx/bpf/maps.h"
 
@@ -15,12 +15,6 @@ using bpf::Access;
 
 // Of one Drain: under a flood others have their turn too.
 constexpr size_t kMostAtOnce = 4 * TPX_TRACE_BYTES / sizeof(tpx_event);
-
-uint64_t MonotonicNs() {
-  timespec now{};
-  clock_gettime(CLOCK_MONOTONIC, &now);
-  return static_cast<uint64_t>(now.tv_sec) * 1'000'000'000 + static_cast<uint64_t>(now.tv_nsec);
-}
 
 absl::Status DrainSome(bpf::RingReader<tpx_event>& ring, const TakeEvent& take) {
   size_t left = kMostAtOnce;

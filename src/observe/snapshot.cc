@@ -3,21 +3,15 @@
 
 #include <algorithm>
 #include <atomic>
-#include <ctime>
 
 #include "event_counts.h"
+#include "tpx/base/clock.h"
 #include "tpx/bpf/maps.h"
 
 namespace tpx::observe {
 namespace {
 
 using bpf::Access;
-
-uint64_t MonotonicNs() {
-  timespec now;
-  clock_gettime(CLOCK_MONOTONIC, &now);
-  return static_cast<uint64_t>(now.tv_sec) * 1'000'000'000 + now.tv_nsec;
-}
 
 template <typename T>
 T Read(T& shared) {
