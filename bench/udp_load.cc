@@ -40,13 +40,13 @@ constexpr uint64_t kAnswerTimeout = kSecond;
 constexpr int kSocketBuffer = 32 << 20;
 constexpr uint64_t kMagic = 0x7470782d75647031;
 constexpr size_t kLargest = 65'507;
-constexpr uint16_t kFirstPort = 2000, kLastPort = 65'000;  // of churn, unless it is told
+constexpr uint16_t kLastPort = 65'000;  // of churn
 
 struct Options {
   std::string mode, address;
   uint16_t port = 0;
   uint64_t seconds = 5, size = 100, sockets = 1, train = 1, count = 10'000'000, rate = 0, answer = 0;
-  uint64_t first_port = kFirstPort;
+  uint64_t first_port = 1024;
 };
 
 struct Head {  // what every datagram begins with
