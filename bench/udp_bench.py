@@ -2,12 +2,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """UDP relay against plain forwarding, and against nginx's stream module where it is installed, in one run.
 
-usage: sudo bench/udp_bench.py UDP-LOAD [TPX-BPF] [--rounds N] [--seconds S] [--only forward,tpx,tpx-fib,nginx,bypass,fib]
+usage: sudo bench/udp_bench.py UDP-LOAD [TPX-BPF] [--rounds N] [--seconds S] [--only forward,tpx,tpx-stack,nginx,bypass,fib]
                                [--workloads rr,rr-pinned,bulk,trains,churn] [--gro] [--firewall] [--rate N] [--json FILE]
 
 Three namespaces of its own. Rounds are interleaved; printed is the median of the rounds, and the median of each round's
 ratio to forwarding in that round. nginx is an ordinary UDP proxy: clients address the gateway (no transparency to pay
-for). One way means that the server sends a small datagram back for each thousand, as acknowledgements go. A datagram that arrives changed, or past the proxy, ends the benchmark.
+for). tpx-bpf comes as it is by default, and with `forward: stack`, by its workers alone. One way means that the server sends a small datagram back for each thousand, as acknowledgements go. A datagram that arrives changed, or past the proxy, ends the benchmark.
 
 CPU: of the proxy, the clocks of its processes; of all, these and both ends' and the kernel's worker threads'.
 Microseconds per datagram that arrived where it should; an exchange is two. 'others' is what else kept the machine busy,
@@ -190,7 +190,7 @@ def arguments():
     parser.add_argument("tpx", metavar="TPX-BPF", nargs="?")
     parser.add_argument("--rounds", type=number(1, 100), default=5)
     parser.add_argument("--seconds", type=number(1, 60), default=3, help="of each measurement")
-    parser.add_argument("--only", type=names(list(RELAYS)), default=["forward", "tpx", "tpx-fib", "nginx"])
+    parser.add_argument("--only", type=names(list(RELAYS)), default=["forward", "tpx", "tpx-stack", "nginx"])
     parser.add_argument("--workloads", type=names(kinds), default=kinds)
     parser.add_argument("--workers", type=number(1, 64), default=os.cpu_count(), help="of either proxy")
     parser.add_argument("--outstanding", type=number(1, 1024), default=32)

@@ -63,9 +63,9 @@ class Tpx:
         subprocess.run(self.stage.inside("g", *self.argv, "detach"), check=True, stdout=subprocess.DEVNULL)
 
 
-class TpxFib(Tpx):
-    key, name, target, seen = "tpx-fib", "tpx-bpf, fib", SERVER, GATEWAY_WAN
-    rule = {**Tpx.rule, "forward": "fib"}
+class TpxStack(Tpx):
+    key, name, target, seen = "tpx-stack", "tpx-bpf, workers", SERVER, GATEWAY_WAN
+    rule = {**Tpx.rule, "forward": "stack"}
 
 
 class Bypass(Tpx):
@@ -102,4 +102,4 @@ class Nginx:
         self.stage.end(self.process)
 
 
-RELAYS = {relay.key: relay for relay in (Forwarding, Bypass, Fib, Tpx, TpxFib, Nginx)}
+RELAYS = {relay.key: relay for relay in (Forwarding, Bypass, Fib, Tpx, TpxStack, Nginx)}

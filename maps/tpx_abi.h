@@ -14,7 +14,7 @@
 
 #include <linux/types.h>
 
-#define TPX_ABI_VERSION 12
+#define TPX_ABI_VERSION 13
 
 #define TPX_SIZE(type, size) _Static_assert(sizeof(type) == (size), #type)
 #ifdef __cplusplus
@@ -78,6 +78,7 @@ enum tpx_source_mode {
 enum tpx_forward {
   TPX_FORWARD_STACK = 0, /* or the worker */
   TPX_FORWARD_FIB = 1,   /* tc, by the stack's routes and neighbours */
+  TPX_FORWARD_AUTO = 2,  /* of what is proxied: tc, while nobody would miss the packets in the stack */
 };
 
 /* UDP, RFC 4787: what decides whether two datagrams of a client's port belong
@@ -157,8 +158,8 @@ struct tpx_verdict {
   __u8 worker;           /* chosen worker, where action is proxy or redirect */
   __u8 fragmentable : 1; /* UDP over IPv4: the flow's last datagram may be fragmented on its way */
   __u8 logs : 1;         /* the rule says so */
-  __u8 forward : 1;      /* enum tpx_forward */
-  __u8 pad : 5;
+  __u8 forward : 2;      /* enum tpx_forward */
+  __u8 pad : 4;
   __u16 limit;          /* 1 + number of the rule, if it has a limit */
   __u32 device;         /* UDP: index of the device that the flow came in by */
   __u32 seen_s;         /* CLOCK_MONOTONIC; where the verdict is kept, in tpx_flows */
@@ -425,10 +426,12 @@ struct tpx_control {
   __u64 netns_cookie; /* of the network namespace whose local flows are judged; 0: of none */
   __u32 headerless;   /* 1: some device of the tc programs has, or had, no Ethernet headers */
   __u32 translates;   /* 1: tpx_nat may have entries */
+  __u32 watchers; /* bits of tpx_watchers.h: who would miss packets in the stack, as run has seen it last */
+  __u32 pad;
   __u64 local_filter[TPX_LOCAL_FILTER_BITS /
                      64]; /* the tpx_local_bit() of each address in tpx_local, and maybe more */
 };
-TPX_SIZE(struct tpx_control, 40 + TPX_LOCAL_FILTER_BITS / 8);
+TPX_SIZE(struct tpx_control, 48 + TPX_LOCAL_FILTER_BITS / 8);
 
 enum tpx_worker_state {
   TPX_WORKER_ABSENT = 0,

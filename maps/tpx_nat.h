@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
 /*
- * Network address translation in tc: UDP sessions whose rule says TPX_FORWARD_FIB, and which their worker
- * has handed over. Without an entry a datagram goes to the worker, so an entry may go at any time.
+ * Network address translation in tc: UDP sessions that their worker has handed over, as their rule says by
+ * enum tpx_forward. Without an entry a datagram goes to the worker, so an entry may go at any time.
  */
 #pragma once
 
@@ -22,7 +22,8 @@ struct tpx_translation {
   __u8 action;        /* enum tpx_action, and so on: what the verdict said that it serves */
   __u8 source;
   __u8 mapping;
-  __u8 pad[3];
+  __u8 forward; /* TPX_FORWARD_AUTO: only while tpx_control.watchers is 0 */
+  __u8 pad[2];
   /* Changed by tc from here on. Seconds of CLOCK_MONOTONIC. */
   __u32 seen_s;     /* of the last datagram that was forwarded */
   __u32 relayed_s;  /* of the last one that was left to the worker all the same */

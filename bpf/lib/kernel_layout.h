@@ -45,6 +45,7 @@ struct mm_struct {
 
 struct task_struct {
   struct mm_struct *mm; /* NULL in a kernel thread */
+  struct nsproxy *nsproxy;
 } KERNEL_LAYOUT;
 
 /* The hop limit that a socket was told to send with, or -1. */

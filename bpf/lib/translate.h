@@ -25,6 +25,7 @@ static __always_inline int is_served(const struct tpx_translation *t) {
   struct tpx_worker *w = bpf_map_lookup_elem(&tpx_workers, &worker);
 
   return control && w && t->udp_ended == control->udp_ended &&
+         (t->forward != TPX_FORWARD_AUTO || !*(volatile __u32 *)&control->watchers) &&
          *(volatile __u32 *)&w->state != TPX_WORKER_ABSENT && *(volatile __u64 *)&w->deadline_ns >= tick_ns();
 }
 

@@ -14,6 +14,7 @@
 #include <vector>
 
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
 #include "descriptor_budget.h"
 #include "flow_log.h"
 #include "kernel_decisions.h"
@@ -21,6 +22,7 @@
 #include "signals.h"
 #include "tpx/base/log.h"
 #include "tpx/control/attached.h"
+#include "tpx/control/watchers.h"
 #include "tpx/data/worker.h"
 #include "tpx/sys/file_lock.h"
 #include "tpx/sys/notify.h"
@@ -72,9 +74,10 @@ uint32_t UdpFlowSeconds(const policy::Timeouts& t) {
 
 class Gateway {
  public:
-  Gateway(control::Attached attached, KernelDecisions decisions, KernelTranslations translations,
-          const policy::Config& config)
+  Gateway(control::Attached attached, absl::StatusOr<control::Watchers> watchers, KernelDecisions decisions,
+          KernelTranslations translations, const policy::Config& config)
       : attached_(std::move(attached)),
+        watchers_(std::move(watchers)),
         decisions_(std::move(decisions)),
         translations_(std::move(translations)),
         config_(config),
@@ -97,12 +100,15 @@ class Gateway {
   absl::Status CheckKernelSide();
   void NoteChanges(sys::RtnlMonitor& monitor);
   void FollowNetwork();
+  void LookForWatchers();
   void OnSignals(int count);
   void StopAll();
   bool Finished() const { return running_.load() == 0; }
   void Join();
 
   control::Attached attached_;
+  absl::StatusOr<control::Watchers> watchers_;  // an error: the kernel cannot be asked
+  uint32_t found_ = 0;                          // of them, bits of tpx_watcher
   KernelDecisions decisions_;
   KernelTranslations translations_;
   data::IcmpBudget icmp_budget_;
@@ -188,6 +194,7 @@ absl::Status Gateway::StartThreads() {
 }
 
 absl::Status Gateway::Start() {
+  LookForWatchers();
   uint32_t count = WorkerCount(config_.proxy);
   DescriptorBudget budget = FitLimits(count);
   uint16_t port = 0;
@@ -242,6 +249,21 @@ void Gateway::FollowNetwork() {
   is_behind_ = !status.ok();
 }
 
+// For sessions whose rule says forward: auto.
+void Gateway::LookForWatchers() {
+  const absl::StatusOr<uint32_t> found = watchers_.ok() ? watchers_->Find() : watchers_.status();
+  const uint32_t now = found.value_or(1U << TPX_WATCHER_UNKNOWN);
+  attached_.SetWatchers(now);
+  if (now == found_) return;
+  found_ = now;
+  if (!found.ok()) LogInfo(found.status().message());
+  LogInfo(now == 0
+              ? "nobody on this machine watches the stack: known UDP sessions go past it (forward: auto)"
+              : absl::StrCat("known UDP sessions stay with the workers (forward: auto), what goes past the "
+                             "stack would be missed by: ",
+                             absl::StrJoin(control::WatcherNames(now), ", ")));
+}
+
 // Somebody may take the kernel side away while we serve: that must not look like success.
 absl::Status Gateway::CheckKernelSide() {
   if (!attached_.StillPinned())
@@ -288,6 +310,7 @@ absl::Status Gateway::Serve(int signal_fd, FlowLog& flow_log) {
     if (!verdict.ok() || Clock::now() < next_check) continue;
     next_check = Clock::now() + std::chrono::milliseconds(kTickMs);
     if (is_behind_) FollowNetwork();
+    LookForWatchers();
     verdict = CheckKernelSide();
     // Without steering the clients' packets do not come any more: let them know.
     if (!verdict.ok()) StopAll();
@@ -326,10 +349,12 @@ absl::Status RunGateway(const control::Paths& paths, const Source& source) {
   if (!lock.ok()) return Annotate(lock.status(), "a proxy of this instance is already running");
   TPX_RETURN_IF_ERROR(EnsureLoaded(paths, source));
   TPX_ASSIGN_OR_RETURN(auto attached, control::Attached::Open(paths));
+  auto watchers = control::Watchers::Open(paths);
   TPX_ASSIGN_OR_RETURN(auto decisions, KernelDecisions::Open(paths.pins));
   TPX_ASSIGN_OR_RETURN(auto translations, KernelTranslations::Open(paths.pins));
   TPX_ASSIGN_OR_RETURN(auto flow_log, FlowLog::Open(paths));
-  Gateway gateway(std::move(attached), std::move(decisions), std::move(translations), source.config);
+  Gateway gateway(std::move(attached), std::move(watchers), std::move(decisions), std::move(translations),
+                  source.config);
   TPX_RETURN_IF_ERROR(gateway.Start());
   return gateway.Serve(signals.get(), flow_log);
 }

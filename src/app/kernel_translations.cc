@@ -19,6 +19,12 @@ absl::StatusOr<KernelTranslations> KernelTranslations::Open(const std::string& p
   return KernelTranslations(std::move(nat), std::move(control));
 }
 
+bool KernelTranslations::Forwards(tpx_forward forward) {
+  if (forward == TPX_FORWARD_AUTO)
+    return std::atomic_ref(control_[0].watchers).load(std::memory_order_acquire) == 0;
+  return forward == TPX_FORWARD_FIB;
+}
+
 bool KernelTranslations::Store(const tpx_flow& arriving, const tpx_translation& translation) {
   if (!nat_.Update(arriving, translation).ok()) return false;
   std::atomic_ref(control_[0].translates).store(1, std::memory_order_release);

@@ -19,6 +19,7 @@ class KernelTranslations final : public data::TranslationMap {
   // Empties it: what a killed process left speaks of sockets that are gone. Before
   // any worker of this one renews a lease.
   static absl::StatusOr<KernelTranslations> Open(const std::string& pins);
+  bool Forwards(tpx_forward forward) override;
   bool Store(const tpx_flow& arriving, const tpx_translation& translation) override;
   std::optional<tpx_translation> Find(const tpx_flow& arriving) override;
   void Erase(const tpx_flow& arriving) override;

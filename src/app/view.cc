@@ -2,6 +2,7 @@
 #include "tpx/app/view.h"
 
 #include "tpx/base/status.h"
+#include "tpx/control/watchers.h"
 
 namespace tpx::app {
 namespace {
@@ -23,7 +24,8 @@ const char* Name(tpx_mapping mapping) {
 
 RuleView ViewOf(const policy::Rule& rule) {
   RuleView view{.name = rule.name, .action = ActionName(rule.action)};
-  if (rule.forward == TPX_FORWARD_FIB) view.forward = "fib";
+  constexpr const char* kForwards[] = {"", "fib", "auto"};
+  view.forward = kForwards[rule.forward];
   if (!rule.is_proxied()) return view;
   view.fail_mode = Name(rule.fail_mode);
   view.source = Name(rule.source);
@@ -56,6 +58,7 @@ absl::StatusOr<GatewayView> ReadGateway(const control::Paths& paths) {
                                                                  : std::optional(counter->second));
   }
   TPX_ASSIGN_OR_RETURN(view.counts, observe::TakeSnapshot(paths.pins, counters));
+  view.watchers = control::WatcherNames(view.counts.watchers);
   return view;
 }
 

@@ -23,9 +23,11 @@ namespace {
 
 constexpr size_t kVerifierLines = 20;
 
-// Of the judge's maps those that it reads; the last one is the judge's own.
+// Of all maps those that the program uses; the judge's last one is its own.
 constexpr std::string_view kMapsOfJudge[] = {"tpx_control", "tpx_tables", "tpx_prefixes", "tpx_attributes",
                                              "tpx_questions"};
+
+constexpr std::string_view kMapsOfWatchers[] = {"tpx_devices"};
 
 bool IsLocal(std::string_view program) {
   const auto programs = LocalPrograms();
@@ -83,6 +85,7 @@ absl::StatusOr<Object> Object::Open(const Knobs& knobs) {
   }
   bpf_program__set_autoload(object.skeleton_->progs.tpx_judge, false);
   bpf_program__set_autoload(object.skeleton_->progs.tpx_try_local, false);
+  bpf_program__set_autoload(object.skeleton_->progs.tpx_watchers, false);
   bpf_map__set_autocreate(object.skeleton_->maps.tpx_questions, false);
   return object;
 }
@@ -164,19 +167,28 @@ absl::StatusOr<Object> Object::LoadForTrial(const std::string& dir, std::span<co
   return object;
 }
 
-absl::StatusOr<Object> Object::LoadJudge() {
-  TPX_ASSIGN_OR_RETURN(Object object, Open({}));
-  bpf_object* const all = object.skeleton_->obj;
-  bpf_program* program = nullptr;
-  bpf_object__for_each_program(program, all) bpf_program__set_autoload(program, false);
-  bpf_program__set_autoload(object.skeleton_->progs.tpx_judge, true);
+// Of the maps those that it uses.
+void Object::KeepOnly(bpf_program* program, std::span<const std::string_view> maps) {
+  bpf_program* each = nullptr;
+  bpf_object__for_each_program(each, skeleton_->obj) bpf_program__set_autoload(each, each == program);
   bpf_map* map = nullptr;
-  bpf_object__for_each_map(map, all) {
-    const std::string_view name = bpf_map__name(map);
-    const bool used =
-        std::find(std::begin(kMapsOfJudge), std::end(kMapsOfJudge), name) != std::end(kMapsOfJudge);
+  bpf_object__for_each_map(map, skeleton_->obj) {
+    const bool used = std::ranges::find(maps, std::string_view(bpf_map__name(map))) != maps.end();
     if (!bpf_map__is_internal(map)) bpf_map__set_autocreate(map, used);
   }
+}
+
+absl::StatusOr<Object> Object::LoadJudge() {
+  TPX_ASSIGN_OR_RETURN(Object object, Open({}));
+  object.KeepOnly(object.skeleton_->progs.tpx_judge, kMapsOfJudge);
+  TPX_RETURN_IF_ERROR(object.LoadIntoKernel());
+  return object;
+}
+
+absl::StatusOr<Object> Object::LoadWatchers(const std::string& dir) {
+  TPX_ASSIGN_OR_RETURN(Object object, Open({}));
+  object.KeepOnly(object.skeleton_->progs.tpx_watchers, kMapsOfWatchers);
+  TPX_RETURN_IF_ERROR(object.ReuseMaps(dir));
   TPX_RETURN_IF_ERROR(object.LoadIntoKernel());
   return object;
 }
@@ -188,6 +200,7 @@ int Object::xdp_fd() const { return bpf_program__fd(skeleton_->progs.tpx_xdp_ear
 int Object::sk_lookup_fd() const { return bpf_program__fd(skeleton_->progs.tpx_sk_lookup); }
 int Object::try_local_fd() const { return bpf_program__fd(skeleton_->progs.tpx_try_local); }
 int Object::judge_fd() const { return bpf_program__fd(skeleton_->progs.tpx_judge); }
+int Object::watchers_fd() const { return bpf_program__fd(skeleton_->progs.tpx_watchers); }
 
 absl::Status Object::PinMaps(const std::string& dir) const {
   LibbpfLog log;

@@ -29,4 +29,10 @@ absl::Status RunJudge(int program_fd) {
   return result == 0 ? absl::OkStatus() : ErrnoStatus(-result, "run of the judge");
 }
 
+absl::Status RunWatchers(int program_fd, tpx_watchers& watchers) {
+  LIBBPF_OPTS(bpf_test_run_opts, options, .ctx_in = &watchers, .ctx_size_in = sizeof(watchers));
+  const int result = bpf_prog_test_run_opts(program_fd, &options);
+  return result == 0 ? absl::OkStatus() : ErrnoStatus(-result, "run of the program that looks for watchers");
+}
+
 }  // namespace tpx::bpf

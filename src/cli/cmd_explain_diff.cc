@@ -51,8 +51,9 @@ const char* SourceName(tpx_source_mode source) {
   return source == TPX_SOURCE_PRESERVE ? "preserve" : "masquerade";
 }
 
-bool IsByFib(const ChangedFlow& changed, const Treatment& treatment) {
-  return changed.flow.proto == IPPROTO_UDP && treatment.forward == TPX_FORWARD_FIB;
+const char* ForwardName(const ChangedFlow& changed, const Treatment& treatment) {
+  constexpr const char* kNames[] = {"stack", "fib", "auto"};
+  return kNames[changed.flow.proto == IPPROTO_UDP ? treatment.forward : TPX_FORWARD_STACK];
 }
 
 bool IsPair(const Treatment& treatment) {
@@ -65,7 +66,7 @@ std::string Words(const ChangedFlow& changed, const Treatment& treatment) {
   if (treatment.action == TPX_ACTION_PROXY && treatment.source)
     words +=
         StrCat(" (", SourceName(*treatment.source), IsPair(treatment) ? ", mapped by destination)" : ")");
-  if (IsByFib(changed, treatment)) words += ", forwarded by fib,";
+  if (std::string_view(ForwardName(changed, treatment)) == "fib") words += ", forwarded by fib,";
   return words + (treatment.rule.empty() ? " by an earlier policy" : StrCat(" by ", Quote(treatment.rule)));
 }
 
@@ -76,7 +77,7 @@ Json ToJson(const ChangedFlow& changed, const Treatment& treatment) {
           {"source", treatment.source ? Json(SourceName(*treatment.source)) : Json(nullptr)},
           {"target", redirect ? Json(treatment.target.ToString()) : Json(nullptr)},
           {"pair", IsPair(treatment)},
-          {"forward", IsByFib(changed, treatment) ? "fib" : "stack"}};
+          {"forward", ForwardName(changed, treatment)}};
 }
 
 Json ToJson(const ChangedFlow& changed) {

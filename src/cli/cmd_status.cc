@@ -72,10 +72,12 @@ Json ProxyToJson(const app::GatewayView& view) {
                        {"lease_ms_left", w.state == TPX_WORKER_ABSENT ? 0 : w.lease_left_ms},
                        {"sessions", w.counters[TPX_C_SESSIONS]},
                        {"udp_sessions", w.counters[TPX_C_UDP_SESSIONS]}});
-  return {{"running", view.running()},
-          {"pid", view.proxy_pid()},
-          {"listen_port", view.running() ? view.counts.listen_port : 0},
-          {"workers", workers}};
+  Json status = {{"running", view.running()},
+                 {"pid", view.proxy_pid()},
+                 {"listen_port", view.running() ? view.counts.listen_port : 0},
+                 {"workers", workers}};
+  if (view.running()) status["watchers"] = view.watchers;
+  return status;
 }
 
 Json ToJson(const app::GatewayView& view, const std::string& instance) {
@@ -125,9 +127,10 @@ std::string Details(const app::RuleView& rule) {
   const std::string forward =
       *rule.forward == '\0' ? "" : absl::StrCat("known flows forwarded by ", rule.forward);
   if (*rule.fail_mode == '\0') return forward;
+  const bool by_fib = std::string_view(rule.forward) == "fib";
   std::string details = rule.target.empty() ? rule.source : absl::StrCat("to ", rule.target);
   if (*rule.mapping != '\0') absl::StrAppend(&details, ", ", rule.mapping);
-  if (!forward.empty()) absl::StrAppend(&details, ", ", forward);
+  if (by_fib) absl::StrAppend(&details, ", ", forward);
   return absl::StrCat(details, ", ", rule.fail_mode, " when the proxy is down");
 }
 
@@ -140,6 +143,19 @@ void PrintRules(const app::GatewayView& view, Env& env) {
     const std::string details = Details(rule);
     env.out << absl::StrFormat("  %-*s  %-8s %10s new flows%s%s\n", width, rule.name, rule.action,
                                Grouped(view.counts.rules[i].packets), details.empty() ? "" : "  ", details);
+  }
+}
+
+// What becomes of the rules' forward: auto.
+void PrintWatchers(const app::GatewayView& view, Env& env) {
+  const bool is_asked = std::ranges::any_of(
+      view.rules, [](const app::RuleView& rule) { return std::string_view(rule.forward) == "auto"; });
+  if (!is_asked || !view.running()) return;
+  if (view.watchers.empty()) {
+    env.out << "  known UDP sessions are forwarded in tc\n";
+  } else {
+    env.out << "  known UDP sessions stay with the workers, past the stack they would be missed by:\n";
+    for (const std::string& name : view.watchers) env.out << "    " << name << '\n';
   }
 }
 
@@ -160,6 +176,7 @@ void PrintProxy(const app::GatewayView& view, Env& env) {
                                Bytes(w.counters[TPX_C_BYTES_UP] + w.counters[TPX_C_UDP_BYTES_UP]),
                                Bytes(w.counters[TPX_C_BYTES_DOWN] + w.counters[TPX_C_UDP_BYTES_DOWN]), lease);
   }
+  PrintWatchers(view, env);
 }
 
 void Print(const app::GatewayView& view, const std::string& instance, Env& env) {

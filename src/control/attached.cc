@@ -82,6 +82,10 @@ void Attached::SetProxy(const Serving& serving) {
   std::atomic_ref(control_[0].n_workers).store(serving.workers, std::memory_order_release);
 }
 
+void Attached::SetWatchers(uint32_t watchers) {
+  std::atomic_ref(control_[0].watchers).store(watchers, std::memory_order_release);
+}
+
 void Attached::RemoveListeners() {
   bool replaced = false;
   for (uint32_t index = 0; index < cookies_.size(); ++index) {

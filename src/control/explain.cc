@@ -11,6 +11,7 @@
 #include <span>
 #include <utility>
 
+#include "absl/strings/str_join.h"
 #include "loaded.h"
 #include "local_addresses.h"
 #include "plan.h"
@@ -22,6 +23,7 @@
 #include "tpx/bpf/maps.h"
 #include "tpx/bpf/object.h"
 #include "tpx/bpf/trial.h"
+#include "tpx/control/watchers.h"
 #include "tpx/sys/cgroup.h"
 #include "tpx/sys/identity.h"
 #include "tpx/sys/mount.h"
@@ -96,6 +98,7 @@ absl::Status CountWorkers(const std::string& live_pins, Explanation& explanation
   const uint64_t now_ns = MonotonicNs();
   explanation.workers = std::min<uint32_t>(Load(control[0].n_workers), TPX_MAX_WORKERS);
   explanation.listen_port = Load(control[0].listen_port);
+  explanation.watchers = Load(control[0].watchers);
   for (uint32_t id = 0; id < explanation.workers; ++id) {
     const uint32_t state = Load(workers[id].state);
     if (state == TPX_WORKER_ABSENT || Load(workers[id].deadline_ns) < now_ns) continue;
@@ -196,11 +199,17 @@ absl::Status RunLocal(const Trial& trial, const TrialFlow& flow, const RuleCount
 
 // What becomes of the packets behind the first ones where the rule says so.
 void NoteForwarding(const TrialFlow& flow, Explanation& explanation) {
-  if (flow.owner || !explanation.rule || explanation.rule->forward != TPX_FORWARD_FIB) return;
-  const std::string says = StrCat("rule ", Quote(explanation.rule->name), " says forward: fib: ");
+  if (flow.owner || !explanation.rule || explanation.rule->forward == TPX_FORWARD_STACK) return;
+  const bool is_auto = explanation.rule->forward == TPX_FORWARD_AUTO;
+  const std::string says =
+      StrCat("rule ", Quote(explanation.rule->name), " says forward: ", is_auto ? "auto: " : "fib: ");
   if (explanation.rule->action == TPX_ACTION_BYPASS) {
     explanation.notes.push_back(
         StrCat(says, "behind its first packet the flow goes past netfilter (forwarded)"));
+  } else if (flow.proto == IPPROTO_UDP && is_auto && explanation.watchers != 0) {
+    explanation.notes.push_back(
+        StrCat(says, "its session stays with the worker, what goes past the stack would be missed by: ",
+               absl::StrJoin(WatcherNames(explanation.watchers), ", ")));
   } else if (flow.proto == IPPROTO_UDP) {
     explanation.notes.push_back(StrCat(
         says, "once its session has seen some datagrams both ways they go past netfilter (translated)"));

@@ -51,8 +51,8 @@ void UdpTranslations::OnAnswer(UdpSession& session, const Endpoint& server, uint
   const uint32_t ended = decisions_.UdpEnded();
   const std::optional<tpx_verdict> verdict = decisions_.Find(FlowOf(IPPROTO_UDP, session.key.client, server));
   Pair pair{.session = &session, .up = {}, .down = {}, .seen_s = Seconds(now_ms)};
-  if (!verdict || verdict->forward != TPX_FORWARD_FIB || UdpListenerOf(*verdict) != session.key.listener ||
-      !Prepare(server, *verdict, pair)) {
+  if (!verdict || !map_.Forwards(static_cast<tpx_forward>(verdict->forward)) ||
+      UdpListenerOf(*verdict) != session.key.listener || !Prepare(server, *verdict, pair)) {
     return TryLater(session);
   }
   pair.up.translation.udp_ended = pair.down.translation.udp_ended = ended;
@@ -86,6 +86,7 @@ bool UdpTranslations::Prepare(const Endpoint& server, const tpx_verdict& verdict
     t.action = verdict.action;
     t.source = verdict.source;
     t.mapping = verdict.mapping;
+    t.forward = verdict.forward;
     // As if it had been seen a second ago: tc looks closely at the first of each second.
     t.seen_s = pair.seen_s - 1;
     t.relayed_s = pair.seen_s;
@@ -132,7 +133,7 @@ void UdpTranslations::TakeBack(UdpSession& session) {
 bool UdpTranslations::Refresh(Pair& pair) {
   const std::optional<tpx_translation> up = map_.Find(pair.up.arriving), down = map_.Find(pair.down.arriving);
   if (!up || !down || !IsOf(*up, pair.up.translation) || !IsOf(*down, pair.down.translation) ||
-      up->udp_ended != decisions_.UdpEnded())
+      up->udp_ended != decisions_.UdpEnded() || !map_.Forwards(static_cast<tpx_forward>(up->forward)))
     return false;
   pair.up_seen_s = up->seen_s;
   pair.tc_sent = up->seen_s != pair.up.translation.seen_s;

@@ -46,7 +46,9 @@ absl::StatusOr<Snapshot> TakeSnapshot(const std::string& pins,
   TPX_ASSIGN_OR_RETURN(auto workers, bpf::OpenWorkers(pins, Access::kReadOnly));
   TPX_ASSIGN_OR_RETURN(auto counters, bpf::OpenCounters(pins, Access::kReadOnly));
   TPX_ASSIGN_OR_RETURN(auto hits, bpf::OpenRuleHits(pins, Access::kReadOnly));
-  Snapshot snapshot{.generation = Read(control[0].generation), .listen_port = Read(control[0].listen_port)};
+  Snapshot snapshot{.generation = Read(control[0].generation),
+                    .listen_port = Read(control[0].listen_port),
+                    .watchers = Read(control[0].watchers)};
   for (uint32_t reason = 0; reason < TPX_REASON_COUNT; reason++) {
     TPX_ASSIGN_OR_RETURN(snapshot.reasons[reason], Sum(counters, reason));
   }

@@ -21,7 +21,8 @@ constexpr Choice<tpx_source_mode> kSourceModes[] = {{"masquerade", TPX_SOURCE_MA
 constexpr Choice<tpx_mapping> kMappings[] = {
     {"endpoint-independent", TPX_MAPPING_ENDPOINT_INDEPENDENT},
     {"address-and-port-dependent", TPX_MAPPING_ADDRESS_AND_PORT_DEPENDENT}};
-constexpr Choice<tpx_forward> kForwards[] = {{"stack", TPX_FORWARD_STACK}, {"fib", TPX_FORWARD_FIB}};
+constexpr Choice<tpx_forward> kForwards[] = {
+    {"auto", TPX_FORWARD_AUTO}, {"stack", TPX_FORWARD_STACK}, {"fib", TPX_FORWARD_FIB}};
 constexpr Choice<tpx_log_mode> kLogModes[] = {{"sample", TPX_LOG_SAMPLE}};
 
 void ReadForward(Diagnostics& out, const YamlNode& node, tpx_forward& forward) {
@@ -87,7 +88,11 @@ class RulesReader {
       CheckProtocols(rule, match);
       CheckProxying(rule, proxy);
       if (proxy.limit != nullptr) CheckLimit(rule, *proxy.limit);
-      if (proxy.forward != nullptr) CheckForward(rule, *proxy.forward);
+      if (proxy.forward != nullptr) {
+        CheckForward(rule, *proxy.forward);
+      } else if (rule.is_proxied() && !IsTcpOnly(rule) && !rule.asks_for_owner()) {
+        rule.forward = TPX_FORWARD_AUTO;
+      }
     }
     prefixes_ += rule.src.size() + rule.dst.size();
     if (prefixes_ > kMaxPrefixesTotal && out_.errors() == errors_before) {
@@ -188,6 +193,8 @@ class RulesReader {
                  "forward concerns only packets that come in, not flows of the gateway's own processes");
     } else if (ExcludesPorts(rule)) {
       out_.Error(node, "forward concerns only flows of TCP and UDP, which proto excludes");
+    } else if (!rule.is_proxied() && rule.forward == TPX_FORWARD_AUTO) {
+      out_.Error(node, "forward: auto concerns only rules whose action is proxy or redirect");
     }
   }
 
@@ -235,7 +242,8 @@ void AppendDefault(std::vector<Rule>& rules, tpx_action action, const RuleDefaul
                      .action = action,
                      .fail_mode = defaults.fail_mode,
                      .source = defaults.source,
-                     .mapping = defaults.mapping});
+                     .mapping = defaults.mapping,
+                     .forward = TPX_FORWARD_AUTO});
     rules.push_back({.name = std::string(kDefaultOtherName), .action = TPX_ACTION_BYPASS});
   } else {
     rules.push_back({.name = std::string(kDefaultName), .action = action});

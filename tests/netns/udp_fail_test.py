@@ -125,7 +125,7 @@ class Killed(FailCase):
         return flows
 
     def settled(self):
-        """The listeners of a killed process go some time later, at the latest the lease ends."""
+        """The listeners of a killed process go some time later, sessions that tc translates go on; at the latest the lease ends."""
         time.sleep(LEASE)
 
     def test_L1_kill_open(self):
@@ -141,6 +141,7 @@ class Killed(FailCase):
 
     def test_L2_kill_closed(self):
         flows = self.kill("closed")
+        self.settled()
         before = self.received()
         for family, sock in [*flows.items(), *self.both().items()]:
             self.assertEqual({seen for *_, seen in self.watch([sock], 0.5, wait=0.1)}, {None}, family.name)

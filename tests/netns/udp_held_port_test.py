@@ -152,7 +152,7 @@ class BesideService(Holding, udp_test.TrainCase):
                 address = family.server.removesuffix("2") + str(n)
                 self.lab.address(self.lab.server, "s0", family, address)
                 servers[self.far_socket(family, self.HELD, address)] = family
-        self.start_udp(proxy={"workers": 1, "udp_reply_sockets": limit})
+        self.start_udp(product.udp_rule(forward="stack"), proxy={"workers": 1, "udp_reply_sockets": limit})
         clients = {family: self.socket(family) for family in harness.FAMILIES}
         for _ in range(3):
             for server, family in servers.items():

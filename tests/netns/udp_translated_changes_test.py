@@ -134,11 +134,11 @@ class Changes(TranslatedCase):
         """--existing says what becomes of sessions that tc forwards; none is cut."""
         self.start_fib()
         socks, seen = self.both()
-        self.tpx.reload(product.config([product.udp_rule()]))
+        self.tpx.reload(product.config([product.udp_rule(forward="stack")]))
         for family, sock in socks.items():
             self.check_translated(sock, family)
         self.tpx.reload(product.config([fib_rule()]))
-        self.tpx.write(product.config([product.udp_rule()]))
+        self.tpx.write(product.config([product.udp_rule(forward="stack")]))
         difference = self.tpx.json("explain", "--diff", self.tpx.config)
         self.assertEqual([(flow["now"]["forward"], flow["then"]["forward"]) for flow in difference["flows"]],
                          [("fib", "stack")] * 2)

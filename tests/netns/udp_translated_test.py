@@ -55,15 +55,6 @@ class Faithful(TranslatedCase):
             notes = self.explained("udp", (family.client, 50000), (family.server, PORT))["notes"]
             self.assertTrue(any("forward: fib" in note and "(translated)" in note for note in notes), notes)
 
-    def test_is_off_by_default(self):
-        self.start_udp()
-        for family in harness.FAMILIES:
-            sock = self.socket(family)
-            for _ in range(40):
-                self.ask(sock, family, b"E")
-        self.assertEqual(self.translated(), 0)
-        self.assertEqual(self.total("udp_translated_total"), 0)
-
     def test_trains(self):
         self.start_fib()
         for family in harness.FAMILIES:

@@ -53,6 +53,7 @@ class Translate : public FibTest {
       each->action = verdict.action;
       each->source = verdict.source;
       each->mapping = verdict.mapping;
+      each->forward = verdict.forward;
       each->relayed_s = verdict.seen_s;
     }
     up.device_in = kIn;
@@ -126,6 +127,16 @@ TEST_P(Translate, BothDirections) {
     ExpectUp(Asks().Payload(size), AsksTranslated().Payload(size));
     ExpectDown(Answers().Payload(size), AnswersTranslated().Payload(size));
   }
+}
+
+TEST_P(Translate, WhereTheRuleLeavesItOpenOnlyWhileNobodyWatches) {
+  runner().control().watchers = 1;
+  ExpectBoth();
+  for (const auto& flow : {UpFlow(), DownFlow()})
+    Change(flow, [](tpx_translation& t) { t.forward = TPX_FORWARD_AUTO; });
+  ExpectLeft();
+  runner().control().watchers = 0;
+  ExpectBoth();
 }
 
 // The two bytes of payload with which the datagram's checksum comes to 0.

@@ -97,6 +97,11 @@ attached() { # DEVICE...
   tpx-bpf status | grep -q "$(mode)"
 }
 
+watched() { # by WHOM, without blanks, as status tells
+  found=$(tpx-bpf status --json | tr -d ' \n' | grep -o '"watchers":\[[^]]*\]')
+  [ "$found" = "\"watchers\":[$1]" ] || { echo "$found"; tail -n 5 /tmp/log; return 1; }
+}
+
 packets() { # REASON
   tpx-bpf counters --json | tr -d ' \n' | grep -o '{[^{}]*}' | sed -n "/\"name\":\"$1\"/s/.*\"packets\":\([0-9]*\).*/\1/p"
 }
@@ -147,6 +152,13 @@ vlan() {
   check "802.1Q: status tells $(mode)" attached vlan0
   check "802.1Q: fails open before the proxy runs" direct tagged 2
   needed "802.1Q: run" start
+  check "802.1Q: nobody would miss what goes past the stack" watched ""
+  tc qdisc add dev wan0 clsact 2>/dev/null
+  check "802.1Q: a filter of somebody else's" \
+    tc filter add dev wan0 ingress pref 900 bpf da pinned /sys/fs/bpf/tpx-bpf/tpx_lan
+  check "802.1Q: it would" eventually watched '"anotherprogramorfilterintc"'
+  check "802.1Q: it goes" tc filter del dev wan0 ingress pref 900
+  check "802.1Q: nobody would once more" eventually watched ""
   check "802.1Q: proxied" proxied tagged
   check "802.1Q: data is whole" transfer tagged
   check "802.1Q: a rejected connection is refused" refused tagged

@@ -19,7 +19,7 @@ struct RuleView {
   const char* fail_mode = "";  // "open", …; empty where nothing is proxied
   const char* source = "";     // "masquerade", …; same
   const char* mapping = "";    // of a rule that proxies UDP, where it is not the default
-  const char* forward = "";    // "fib"; empty where the stack forwards, or nobody
+  const char* forward = "";    // "fib", "auto"; empty where the stack or the proxy forwards, or nobody
   std::string target{};        // "192.0.2.1:53"; empty where the action is not redirect
 };
 
@@ -28,6 +28,8 @@ struct GatewayView {
   control::StateSnapshot state;
   observe::Snapshot counts;     // meaningful only when loaded and not foreign
   std::vector<RuleView> rules;  // of the live generation
+  // Who would miss what goes past the stack, in words, as the proxy has found them last.
+  std::vector<std::string> watchers;
   // Another version of the program loaded it: its maps and files cannot be read.
   bool foreign() const { return state.abi_version != 0 && state.abi_version != TPX_ABI_VERSION; }
   // A process serves, hung or not: the workers' leases tell that.

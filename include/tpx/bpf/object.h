@@ -12,6 +12,7 @@
 
 struct bpf_map;
 struct bpf_object;
+struct bpf_program;
 struct tpx_bpf;
 
 namespace tpx::bpf {
@@ -49,11 +50,15 @@ class Object {
   // and only those that it needs.
   static absl::StatusOr<Object> LoadJudge();
 
+  // The program that looks for watchers, of the devices that are in the map pinned in `dir`.
+  static absl::StatusOr<Object> LoadWatchers(const std::string& dir);
+
   int lan_fd() const;
   int wan_fd() const;
   int sk_lookup_fd() const;
   int xdp_fd() const;
   int judge_fd() const;
+  int watchers_fd() const;
   int try_local_fd() const;
   bpf_object* handle() const;
   // Pin each program that is loaded, or each map, into the directory under its name.
@@ -66,6 +71,7 @@ class Object {
   };
   explicit Object(tpx_bpf* skeleton) : skeleton_(skeleton) {}
   static absl::StatusOr<Object> Open(const Knobs& knobs);
+  void KeepOnly(bpf_program* program, std::span<const std::string_view> maps);
   absl::Status ReuseMap(bpf_map* map, const std::string& dir);
   absl::Status ReuseMaps(const std::string& dir);
   absl::Status LoadIntoKernel();

@@ -7,6 +7,7 @@
 
 #include "absl/status/status.h"
 #include "tpx_local_trial.h"
+#include "tpx_watchers.h"
 
 namespace tpx::bpf {
 
@@ -26,5 +27,8 @@ absl::Status RunLocalTrial(int program_fd, const tpx_local_trial& trial);
 
 // Runs the judge once, on what is in its map of questions.
 absl::Status RunJudge(int program_fd);
+
+// Runs the program that looks for watchers once, in the network namespace of the calling thread.
+absl::Status RunWatchers(int program_fd, tpx_watchers& watchers);
 
 }  // namespace tpx::bpf

@@ -37,6 +37,8 @@ class Attached {
   absl::Status SetListener(uint32_t worker, tpx_listener kind, int listener_fd);
   // What BPF has to know of the proxy.
   void SetProxy(const Serving& serving);
+  // Bits of tpx_watcher.
+  void SetWatchers(uint32_t watchers);
   // Takes away those listeners that this object has set and nobody replaced.
   void RemoveListeners();
 

@@ -50,6 +50,7 @@ struct Explanation {
   std::string device;                  // that it came in by
   uint32_t workers = 0;                // of the proxy that ran last
   uint32_t listen_port = 0;            // same
+  uint32_t watchers = 0;               // bits of tpx_watcher, as that proxy has found them last
   uint32_t alive = 0, serving = 0;     // of those; who serves takes new flows
   std::vector<std::string> notes;      // what else to tell the user, in words
 };

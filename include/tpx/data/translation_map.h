@@ -13,6 +13,8 @@ namespace tpx::data {
 class TranslationMap {
  public:
   virtual ~TranslationMap() = default;
+  // Whether tc forwards what is stored with this word of the rule at present.
+  virtual bool Forwards(tpx_forward forward) = 0;
   // False: there is no room.
   virtual bool Store(const tpx_flow& arriving, const tpx_translation& translation) = 0;
   virtual std::optional<tpx_translation> Find(const tpx_flow& arriving) = 0;

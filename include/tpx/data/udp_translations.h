@@ -14,8 +14,8 @@
 namespace tpx::data {
 
 // The sessions of a worker whose datagrams tc translates and forwards, because
-// their rule says forward: fib. One server for each session, that from which
-// answers came when it had seen enough datagrams.
+// their rule says forward: fib, or auto and nobody would miss them in the stack. One server for each session,
+// that from which answers came when it had seen enough datagrams.
 //
 // A session goes on all the time: it has its socket and its place in the table,
 // and whatever tc does not take comes to it. What tc forwards is seen here twice

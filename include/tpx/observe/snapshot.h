@@ -61,6 +61,7 @@ struct EventCounts {
 struct Snapshot {
   uint32_t generation = 0;
   uint32_t listen_port = 0;
+  uint32_t watchers = 0;  // bits of tpx_watcher, as the proxy has found them last
   std::array<Count, TPX_REASON_COUNT> reasons{};
   std::vector<Count> rules{};  // as asked for
   EventCounts events{};

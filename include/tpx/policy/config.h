@@ -106,7 +106,7 @@ struct Rule {
   Endpoint target{};                                       // of a redirect
   RateLimit limit{};                                       // beyond it flows are dropped
   tpx_log_mode log = TPX_LOG_NONE;                         // whether the proxy's log tells of its flows
-  tpx_forward forward = TPX_FORWARD_STACK;                 // of a bypass
+  tpx_forward forward = TPX_FORWARD_STACK;                 // of a bypass, or of UDP that is proxied
   bool matches_nothing = false;                            // src or dst names only empty sets
   int line = 0, column = 0;  // in the file, for messages; 0 for the implicit ones
 

@@ -31,7 +31,7 @@ policy::Rule FullRule() {
   negated = policy::kMatchSrc | policy::kMatchMark;
   limit = {100, 200, 60};
   log = TPX_LOG_SAMPLE;
-  forward = TPX_FORWARD_FIB;
+  forward = TPX_FORWARD_AUTO;
   action = TPX_ACTION_REDIRECT;
   fail_mode = TPX_FAIL_RESET;
   source = TPX_SOURCE_PRESERVE;

@@ -106,6 +106,7 @@ class WorkerTest : public testing::TestWithParam<Family> {
     void NoteOriginal(int, const Endpoint&, const Endpoint&) override {}
   } decisions_;
   struct NoTranslations final : TranslationMap {
+    bool Forwards(tpx_forward) override { return false; }
     bool Store(const tpx_flow&, const tpx_translation&) override { return false; }
     std::optional<tpx_translation> Find(const tpx_flow&) override { return std::nullopt; }
     void Erase(const tpx_flow&) override {}

@@ -19,6 +19,9 @@ constexpr uint16_t kEnough = 16;
 bool Same(const tpx_flow& a, const tpx_flow& b) { return memcmp(&a, &b, sizeof(a)) == 0; }
 
 struct FakeMap final : TranslationMap {
+  bool Forwards(tpx_forward forward) override {
+    return forward == TPX_FORWARD_FIB || (forward == TPX_FORWARD_AUTO && !watched);
+  }
   bool Store(const tpx_flow& arriving, const tpx_translation& translation) override {
     if (entries.size() >= room) return false;
     entries.emplace_back(arriving, translation);
@@ -38,6 +41,7 @@ struct FakeMap final : TranslationMap {
     return nullptr;
   }
 
+  bool watched = false;
   size_t room = 100;
   std::vector<std::pair<tpx_flow, tpx_translation>> entries;
 };
@@ -141,6 +145,25 @@ TEST_F(UdpTranslationsTest, WhereItCameToNothingItTriesLater) {
   session.calls = enough;
   translations_.OnAnswer(session, server_, 5000);
   EXPECT_EQ(map_.entries.size(), 2u);
+}
+
+TEST_F(UdpTranslationsTest, ByItselfOnlyWhileNobodyWatches) {
+  UdpSession& session = Open(1000);
+  decisions_.verdict->forward = TPX_FORWARD_AUTO;
+  map_.watched = true;
+  translations_.OnAnswer(session, server_, 5000);
+  EXPECT_TRUE(map_.entries.empty());
+  map_.watched = false;
+  session.calls = UINT16_MAX;
+  translations_.OnAnswer(session, server_, 5000);
+  ASSERT_EQ(map_.entries.size(), 2u);
+  EXPECT_EQ(Up(session).forward, TPX_FORWARD_AUTO);
+  translations_.Look(5500);
+  EXPECT_NE(session.translation, UdpSession::kUntranslated);
+  map_.watched = true;
+  translations_.Look(6000);
+  EXPECT_EQ(session.translation, UdpSession::kUntranslated);
+  EXPECT_TRUE(map_.entries.empty());
 }
 
 TEST_F(UdpTranslationsTest, TheLongestTimeToWaitIsBounded) {

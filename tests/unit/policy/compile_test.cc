@@ -167,6 +167,10 @@ TEST(Compile, SaysWhetherSomeRuleForwards) {
       Compiled(WithDefault({Rule{.action = TPX_ACTION_PROXY, .forward = TPX_FORWARD_FIB}}));
   EXPECT_EQ(proxied.tables->forwards, 0u) << "sessions have entries of their own";
   EXPECT_EQ(proxied.tables->rules[0].forward, TPX_FORWARD_FIB);
+  const CompiledPolicy by_default =
+      Compiled(WithDefault({Rule{.action = TPX_ACTION_PROXY, .forward = TPX_FORWARD_AUTO}}));
+  EXPECT_EQ(by_default.tables->forwards, 0u);
+  EXPECT_EQ(by_default.tables->rules[0].forward, TPX_FORWARD_AUTO);
 }
 
 TEST(Compile, AllOfIpv6IsNotIpv4) {

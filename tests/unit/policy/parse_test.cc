@@ -89,6 +89,7 @@ TEST(ParseConfig, ReadsEveryKey) {
                                      .fail_mode = TPX_FAIL_OPEN,
                                      .mapping = TPX_MAPPING_ADDRESS_AND_PORT_DEPENDENT,
                                      .target = {*IpAddr::Parse("127.0.0.1"), 5353},
+                                     .forward = TPX_FORWARD_AUTO,
                                      .line = 17,
                                      .column = 5}));
   EXPECT_EQ(c.policy.rules[7].target, (Endpoint{*IpAddr::Parse("::1"), 53}));
@@ -133,7 +134,8 @@ TEST(ParseConfig, ProxyingByDefaultConcernsTcpAndUdp) {
                                                .action = TPX_ACTION_PROXY,
                                                .fail_mode = TPX_FAIL_CLOSED,
                                                .source = TPX_SOURCE_PRESERVE,
-                                               .mapping = TPX_MAPPING_ADDRESS_AND_PORT_DEPENDENT},
+                                               .mapping = TPX_MAPPING_ADDRESS_AND_PORT_DEPENDENT,
+                                               .forward = TPX_FORWARD_AUTO},
                                           Rule{.name = "default-other", .action = TPX_ACTION_BYPASS}));
 }
 
@@ -161,13 +163,25 @@ TEST(ParseConfig, ALimitSaysWhatItDoesNotSay) {
   EXPECT_EQ(FirstRule("{name: a, action: proxy}").limit, RateLimit());
 }
 
-TEST(ParseConfig, TheStackForwardsUnlessTheRuleSaysOtherwise) {
+TEST(ParseConfig, WhatIsBypassedTheStackForwardsUnlessTheRuleSaysOtherwise) {
   EXPECT_EQ(FirstRule("{name: a, action: bypass}").forward, TPX_FORWARD_STACK);
   EXPECT_EQ(FirstRule("{name: a, action: bypass, forward: stack}").forward, TPX_FORWARD_STACK);
   EXPECT_EQ(FirstRule("{name: a, action: bypass, forward: fib}").forward, TPX_FORWARD_FIB);
-  EXPECT_EQ(FirstRule("{name: a, action: proxy, forward: fib}").forward, TPX_FORWARD_FIB);
-  EXPECT_EQ(FirstRule("{name: a, action: {redirect: \"192.0.2.1:53\"}, forward: fib}").forward,
-            TPX_FORWARD_FIB);
+}
+
+TEST(ParseConfig, WhatIsProxiedOfUdpGoesPastTheStackUnlessTheRuleSaysOtherwise) {
+  for (const std::string action : {"proxy", "{redirect: \"192.0.2.1:53\"}"}) {
+    auto forward = [&](std::string_view more) {
+      return FirstRule(StrCat("{name: a, action: ", action, more, "}")).forward;
+    };
+    EXPECT_EQ(forward(""), TPX_FORWARD_AUTO);
+    EXPECT_EQ(forward(", forward: auto"), TPX_FORWARD_AUTO);
+    EXPECT_EQ(forward(", forward: stack"), TPX_FORWARD_STACK);
+    EXPECT_EQ(forward(", forward: fib"), TPX_FORWARD_FIB);
+    EXPECT_EQ(forward(", match: {proto: udp}"), TPX_FORWARD_AUTO);
+    EXPECT_EQ(forward(", match: {proto: tcp}"), TPX_FORWARD_STACK);
+    EXPECT_EQ(forward(", match: {uid: 33}"), TPX_FORWARD_STACK) << "nothing of theirs comes in";
+  }
 }
 
 TEST(ParseConfig, IcmpIsThatOfBothFamilies) {
