@@ -101,8 +101,8 @@ int tpx_xdp_early(struct xdp_md *ctx) {
   reason = judge_by_rules(ctx, &p);
   if (reason == UP) return XDP_PASS;
   len = ctx_len(ctx);
-  count_at(&tpx_rule_hits, p.counter, len);
-  count_at(&tpx_counters, reason, len);
+  count_by_xdp(&tpx_rule_hits, p.counter, len);
+  count_by_xdp(&tpx_counters, reason, len);
   if (p.is_logged || is_traced()) report_packet(ctx, &p, reason, TPX_HOOK_XDP);
   return XDP_DROP;
 }

@@ -459,8 +459,9 @@ TPX_SIZE(struct tpx_worker, 512);
 struct tpx_count {
   __u64 packets;
   __u64 bytes;
+  __u64 by_xdp; /* of the packets: dropped there */
 };
-TPX_SIZE(struct tpx_count, 16);
+TPX_SIZE(struct tpx_count, 24);
 
 /* tpx_local[address]: why an address is the gateway's own. */
 enum tpx_local_kind {

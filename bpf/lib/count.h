@@ -14,6 +14,16 @@ static __always_inline void count_at(void *map, __u32 index, __u64 bytes) {
   c->bytes += bytes;
 }
 
+/* What XDP has judged. */
+static __always_inline void count_by_xdp(void *map, __u32 index, __u64 bytes) {
+  struct tpx_count *c = bpf_map_lookup_elem(map, &index);
+
+  if (!c) return;
+  c->packets++;
+  c->bytes += bytes;
+  c->by_xdp++;
+}
+
 /* A switch over constants: the compiler turns it into a bit test. */
 static __always_inline enum tpx_effect effect_of(__u32 reason) {
   switch (reason) {

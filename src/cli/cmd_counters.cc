@@ -46,13 +46,15 @@ Json ToJson(const app::GatewayView& view) {
                        {"effect", name.effect},
                        {"packets", count.packets},
                        {"bytes", count.bytes},
+                       {"by_xdp", count.by_xdp},
                        {"text", name.text}});
   }
   for (size_t i = 0; i < view.counts.rules.size(); i++)
     rules.push_back({{"name", view.rules[i].name},
                      {"action", view.rules[i].action},
                      {"packets", view.counts.rules[i].packets},
-                     {"bytes", view.counts.rules[i].bytes}});
+                     {"bytes", view.counts.rules[i].bytes},
+                     {"by_xdp", view.counts.rules[i].by_xdp}});
   for (const auto& worker : view.counts.workers)
     workers.push_back({{"id", worker.id},
                        {"state", observe::WorkerStateName(worker.state)},
@@ -68,15 +70,18 @@ Json ToJson(const app::GatewayView& view) {
 void PrintReasons(const app::GatewayView& view, const char* hook, const char* title, Env& env) {
   env.out << title << '\n';
   bool any = false;
+  uint64_t by_xdp = 0;
   for (size_t i = 0; i < TPX_REASON_COUNT; i++) {
     const observe::ReasonName& name = observe::NameOf(static_cast<tpx_reason>(i));
     const observe::Count& count = view.counts.reasons[i];
     if (count.packets == 0 || std::string_view(name.hook) != hook) continue;
     env.out << absl::StrFormat("  %14s  %-6s %-20s %s\n", Grouped(count.packets), name.effect, name.name,
                                name.text);
+    by_xdp += count.by_xdp;
     any = true;
   }
   if (!any) env.out << kNothingYet;
+  if (by_xdp != 0) env.out << absl::StrFormat("  %14s  of these judged by XDP\n", Grouped(by_xdp));
 }
 
 void PrintEvents(const observe::EventCounts& events, Env& env) {

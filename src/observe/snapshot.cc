@@ -24,6 +24,7 @@ absl::StatusOr<Count> Sum(const bpf::PerCpuArray<tpx_count>& map, uint32_t index
   for (const tpx_count& value : values) {
     sum.packets += value.packets;
     sum.bytes += value.bytes;
+    sum.by_xdp += value.by_xdp;
   }
   return sum;
 }

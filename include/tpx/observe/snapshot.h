@@ -32,6 +32,7 @@ const char* WorkerStateName(uint32_t state);  // "serving", …
 struct Count {
   uint64_t packets = 0;
   uint64_t bytes = 0;
+  uint64_t by_xdp = 0;  // of the packets
 };
 
 struct WorkerView {

@@ -26,7 +26,8 @@ class Crash : public ControlLab, public ::testing::WithParamInterface<policy::At
   void SetHits(const std::string& rule, uint64_t packets) const {
     const auto hits = bpf::OpenRuleHits(paths_.pins, bpf::Access::kReadWrite);
     EXPECT_TRUE(
-        hits->Update(CounterOf(rule), std::vector<tpx_count>(hits->cpus(), {.packets = packets, .bytes = 0}))
+        hits->Update(CounterOf(rule),
+                     std::vector<tpx_count>(hits->cpus(), {.packets = packets, .bytes = 0, .by_xdp = 0}))
             .ok());
   }
   uint64_t Hits(const std::string& rule) const {

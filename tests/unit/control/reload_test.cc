@@ -115,7 +115,7 @@ TEST_F(ReloadTest, RulesKeepTheirHitsByName) {
   ASSERT_TRUE(hits.ok());
   std::vector<tpx_count> values(hits->cpus());
   for (uint32_t i = 0; i < TPX_MAX_COUNTERS; ++i) {
-    values[0] = {.packets = 100 + i, .bytes = 0};
+    values[0] = {.packets = 100 + i, .bytes = 0, .by_xdp = 0};
     ASSERT_TRUE(hits->Update(i, values).ok());
   }
   const uint64_t web = Hits("web"), others = Hits("default");
