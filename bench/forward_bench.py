@@ -21,7 +21,8 @@ import sys
 from xdp_bench import PORT, REPO, TARGET, Bench, sh
 
 TUNSETIFF, IFF_TAP, IFF_NO_PI, CLONE_NEWNET = 0x400454ca, 2, 0x1000, 0x40000000
-WAYS = {"stack": "the stack alone", "bypass": "the stack, behind a `bypass` rule", "fib": "`forward: fib`"}
+WAYS = {"stack": "the stack alone", "bypass": "the stack, behind a `bypass` rule",
+        "early": "the same, where native XDP has something else to drop", "fib": "`forward: fib`"}
 FIREWALL = f"""table inet filter {{
   chain way {{
     type filter hook forward priority filter
@@ -74,8 +75,9 @@ class ForwardBench(Bench):
             return
         config = pathlib.Path(self.folder.name) / "config.json"
         config.write_text(json.dumps({
-            "version": 1, "interfaces": {"lan": self.device}, "xdp": "off",
-            "rules": [{"name": "way", "match": {"proto": "udp", "dport": PORT}, "action": "bypass",
+            "version": 1, "interfaces": {"lan": self.device}, "xdp": "native" if way == "early" else "off",
+            "rules": [{"name": "no", "match": {"proto": "udp", "dport": PORT + 1}, "action": "drop"},
+                      {"name": "way", "match": {"proto": "udp", "dport": PORT}, "action": "bypass",
                        "forward": "fib" if way == "fib" else "stack"}]}))
         self.tpx("load", "--config", config)
 
