@@ -131,11 +131,6 @@ __weak __noinline int tpx_hand_off_cookie(struct __sk_buff *skb, struct packet *
   return 0;
 }
 
-/* Of what is proxied only sessions are forwarded, not flows that found no worker. */
-static __always_inline int is_forwarded(const struct tpx_verdict *v) {
-  return v->forward && v->action == TPX_ACTION_BYPASS;
-}
-
 /* A connection past the proxy is the stack's, or the FIB's where its rule says so. The rules are asked each
  * time, and who sends it, since nothing is remembered of it. */
 static __noinline int judge_direct(struct __sk_buff *skb, struct packet *p) {

@@ -97,8 +97,3 @@ static __always_inline long swap_link_addresses(struct __sk_buff *skb) {
 static __always_inline __u32 fixed_header_len(const struct packet *p) {
   return p->is_v6 ? sizeof(struct ipv6hdr) : sizeof(struct iphdr);
 }
-
-/* Neither IPv4 options nor extension headers. */
-static __always_inline int has_plain_header(const struct packet *p) {
-  return p->is_v6 ? p->ip.v6.nexthdr == p->flow.proto : p->ip.v4.ihl == 5;
-}

@@ -36,6 +36,11 @@ static __always_inline int is_for_upstream(const struct tpx_verdict *v) {
   return is_steered(v) && !is_proxied(v->action);
 }
 
+/* Of what is proxied only sessions are forwarded, not flows that found no worker. */
+static __always_inline int is_forwarded(const struct tpx_verdict *v) {
+  return v->forward && v->action == TPX_ACTION_BYPASS;
+}
+
 static __always_inline struct tpx_flow reverse_of(const struct tpx_flow *f) {
   return (struct tpx_flow){
       .src = f->dst, .dst = f->src, .sport = f->dport, .dport = f->sport, .proto = f->proto};

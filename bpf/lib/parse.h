@@ -354,3 +354,8 @@ static __always_inline int parse_packet(ctx_t *ctx, struct packet *p) {
   if (p->kind == PACKET_LATER_FRAGMENT || p->kind == PACKET_OPAQUE) return PARSED;
   return parse_transport(ctx, offset, p);
 }
+
+/* Neither IPv4 options nor extension headers. */
+static __always_inline int has_plain_header(const struct packet *p) {
+  return p->is_v6 ? p->ip.v6.nexthdr == p->flow.proto : p->ip.v4.ihl == 5;
+}
