@@ -21,6 +21,7 @@
 #include "lib/report.h"
 #include "lib/reset.h"
 #include "lib/sockets.h"
+#include "lib/told.h"
 #include "lib/translate.h"
 #include "lib/unreachable.h"
 #include "lib/verdict.h"
@@ -437,7 +438,7 @@ static __always_inline int ingress(struct __sk_buff *skb, int from_lan) {
 }
 
 SEC("tc")
-int tpx_lan(struct __sk_buff *skb) { return ingress(skb, 1); }
+int tpx_lan(struct __sk_buff *skb) { return is_told(skb) ? TC_ACT_UNSPEC : ingress(skb, 1); }
 
 SEC("tc")
 int tpx_wan(struct __sk_buff *skb) { return ingress(skb, 0); }

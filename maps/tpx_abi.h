@@ -459,7 +459,7 @@ TPX_SIZE(struct tpx_worker, 512);
 struct tpx_count {
   __u64 packets;
   __u64 bytes;
-  __u64 by_xdp; /* of the packets: dropped there */
+  __u64 by_xdp; /* of the packets: dropped there, or passed by tc at XDP's word */
 };
 TPX_SIZE(struct tpx_count, 24);
 

@@ -14,3 +14,5 @@ const volatile __u32 tpx_own_mark __weak = 0x40000000;
 /* 1: every flow is judged as if it were new. No socket is looked for, for that would run sk_lookup programs.
  */
 const volatile __u32 tpx_sees_no_socket __weak = 0;
+/* Random, another one with each load: only this load's own notes have it (note.h). */
+const volatile __u64 tpx_note_key __weak = 0;

@@ -28,7 +28,7 @@
 namespace tpx::bpf {
 namespace {
 
-constexpr const char* kProgram = "tpx_xdp_early";
+constexpr const char* kProgram = "tpx_xdp_part";
 // Behind those that ask for nothing (50): they see what they saw before.
 constexpr unsigned kRunPriority = 60;
 
@@ -203,7 +203,7 @@ absl::StatusOr<uint32_t> ProgramInDispatcher(int ifindex, const std::string& dir
 }
 
 absl::Status JoinDispatcher(int ifindex, const std::string& dir, const Knobs& knobs) {
-  TPX_ASSIGN_OR_RETURN(const Object object, Object::OpenEarlyOnMapsOf(dir, knobs));
+  TPX_ASSIGN_OR_RETURN(const Object object, Object::OpenPartOnMapsOf(dir, knobs));
   LibbpfLog log;
   TPX_ASSIGN_OR_RETURN(const uint32_t our_map, OurMap(dir));
   TPX_ASSIGN_OR_RETURN(Running running, LookLocked(ifindex, our_map));

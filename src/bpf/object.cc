@@ -2,6 +2,7 @@
 #include "tpx/bpf/object.h"
 
 #include <bpf/libbpf.h>
+#include <sys/random.h>
 
 #include <algorithm>
 #include <cerrno>
@@ -79,10 +80,14 @@ absl::StatusOr<Object> Object::Open(const Knobs& knobs) {
   object.skeleton_->rodata->tpx_mark_mask = knobs.mark_mask;
   object.skeleton_->rodata->tpx_own_mark = knobs.own_mark;
   object.skeleton_->rodata->tpx_sees_no_socket = knobs.sees_no_socket ? 1 : 0;
+  uint64_t key = 0;
+  if (getrandom(&key, sizeof(key), 0) != sizeof(key)) return ErrnoStatus(errno, "getrandom");
+  object.skeleton_->rodata->tpx_note_key = key;
   bpf_program* program = nullptr;
   bpf_object__for_each_program(program, object.skeleton_->obj) {
     if (!knobs.local && IsLocal(bpf_program__name(program))) bpf_program__set_autoload(program, false);
   }
+  bpf_program__set_autoload(object.skeleton_->progs.tpx_xdp_part, false);
   bpf_program__set_autoload(object.skeleton_->progs.tpx_judge, false);
   bpf_program__set_autoload(object.skeleton_->progs.tpx_try_local, false);
   bpf_program__set_autoload(object.skeleton_->progs.tpx_watchers, false);
@@ -139,11 +144,11 @@ absl::StatusOr<Object> Object::LoadLocalOnMapsOf(const std::string& dir, const K
   return object;
 }
 
-absl::StatusOr<Object> Object::OpenEarlyOnMapsOf(const std::string& dir, const Knobs& knobs) {
+absl::StatusOr<Object> Object::OpenPartOnMapsOf(const std::string& dir, const Knobs& knobs) {
   TPX_ASSIGN_OR_RETURN(Object object, Open(knobs));
   bpf_program* program = nullptr;
   bpf_object__for_each_program(program, object.skeleton_->obj) {
-    bpf_program__set_autoload(program, program == object.skeleton_->progs.tpx_xdp_early);
+    bpf_program__set_autoload(program, program == object.skeleton_->progs.tpx_xdp_part);
   }
   TPX_RETURN_IF_ERROR(object.ReuseMaps(dir));
   return object;

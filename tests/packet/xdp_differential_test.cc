@@ -1,10 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
-// Random policies and packets: whatever XDP drops, tc drops, too, for the same reason and by the same rule.
+// Random policies and packets: whatever XDP drops, tc drops, too, for the same reason and by the same rule;
+// and what XDP tells it is what it finds. Test runs of tc take no metadata, so here tc always looks; that it
+// believes what it is told is for tests/netns/xdp_note_test.py.
 #include <linux/bpf.h>
 #include <linux/pkt_cls.h>
 
 #include <algorithm>
 #include <array>
+#include <map>
 #include <random>
 
 #include "support/connection.h"
@@ -110,10 +113,20 @@ std::vector<uint64_t> Hits(size_t rules) {
 
 struct Tally {
   uint64_t early = 0, penalties = 0, late = 0;  // dropped by XDP, of them for a penalty; by a rule in tc
+  std::map<int, uint64_t> noted{};              // passed by XDP with a note, by what it says
 };
 
 class XdpDifferential : public PacketTest {
  protected:
+  static void CompareNote(const Outcome& early, const Outcome& late, const std::vector<uint64_t>& before,
+                          Tally& tally) {
+    ASSERT_EQ(late, Leaves(static_cast<tpx_reason>(early.noted)));
+    for (uint32_t i = 0; i < before.size(); ++i) {
+      const bool noted = runner().noted_counter() == runner().CounterOf(runner().generation(), i);
+      ASSERT_EQ(runner().RuleHits(runner().generation(), i), before[i] + (noted ? 1 : 0)) << "rule " << i;
+    }
+    ++tally.noted[early.noted];
+  }
   static void Compare(const Bytes& frame, size_t rules, Tally& tally) {
     const std::vector<uint64_t> before = Hits(rules);
     const Outcome early = runner().RunEarly(frame);
@@ -124,9 +137,11 @@ class XdpDifferential : public PacketTest {
       ASSERT_EQ(early.code, XDP_PASS);
       ASSERT_EQ(early.reason, -1) << "counted, and passed";
       ASSERT_EQ(between, before);
+      if (early.noted != -1) CompareNote(early, late, between, tally);
       tally.late += late.reason == TPX_R_RULE_DROP ? 1 : 0;
       return;
     }
+    ASSERT_EQ(early.noted, -1);
     ASSERT_EQ(late.code, TC_ACT_SHOT) << late;
     ASSERT_EQ(ReasonName(late.reason), ReasonName(early.reason));
     const std::vector<uint64_t> after = Hits(rules);
@@ -166,6 +181,9 @@ TEST_F(XdpDifferential, WhatXdpDropsTcDropsToo) {
             << tally.late << " by a rule in tc\n";
   EXPECT_GT(tally.early, tally.late) << "XDP hardly drops anything";
   EXPECT_GT(tally.penalties, 0u);
+  for (int reason :
+       {TPX_R_SPECIAL_ADDRESS, TPX_R_OWN_ADDRESS, TPX_R_DIRECT, TPX_R_RULE_BYPASS, TPX_R_OTHER_PROTOCOL})
+    EXPECT_GT(tally.noted[reason], 0u) << ReasonName(reason);
 }
 
 }  // namespace

@@ -8,6 +8,7 @@
 
 #include "support/connection.h"
 #include "support/packet_fixture.h"
+#include "tpx_event.h"
 
 namespace tpx::test {
 namespace {
@@ -16,6 +17,9 @@ constexpr policy::MacAddress kMac = {0x00, 0x53, 0xff, 0x12, 0x34, 0x56};
 constexpr uint16_t kPenalty = 1005, kPenaltyClosed = 1006, kPenaltyBypass = 1007;
 
 Outcome Passes() { return {.code = XDP_PASS, .mark = 0, .reason = -1, .changed = false}; }
+Outcome Notes(tpx_reason reason) {
+  return {.code = XDP_PASS, .mark = 0, .reason = -1, .changed = false, .noted = reason};
+}
 Outcome Drops(tpx_reason reason) { return {.code = XDP_DROP, .mark = 0, .reason = reason, .changed = false}; }
 
 class Xdp : public DatagramTest {
@@ -46,6 +50,16 @@ class Xdp : public DatagramTest {
   }
   static Outcome Early(const Packet& packet) { return runner().RunEarly(packet.Build()); }
   static Outcome Early(const Bytes& frame) { return runner().RunEarly(frame); }
+  // Of a datagram whose flow tc has noted as seen in this second.
+  Outcome EarlyInTheSameSecond(uint16_t port) const {
+    Outcome outcome;
+    for (int i = 0; i < 3; ++i) {
+      Lan(To(port));
+      outcome = Early(To(port));
+      if (outcome.noted != -1) break;
+    }
+    return outcome;
+  }
 };
 TPX_BOTH_FAMILIES(Xdp);
 
@@ -128,7 +142,8 @@ TEST_P(Xdp, TheGatewayAndSpecialAddressesAreOutOfItsReach) {
   for (const char* to : {f().gateway, f().broadcast, f().loopback, f().unspecified, f().multicast,
                          f().link_local, f().metadata}) {
     EXPECT_EQ(Early(Packet().Ip(f().client, to).Tcp(kClientPort, 9).Syn()), Passes()) << to;
-    EXPECT_EQ(Early(Packet().Ip(f().client, to).Udp(kClientPort, 9)), Passes()) << to;
+    const Packet datagram = Packet().Ip(f().client, to).Udp(kClientPort, 9);
+    EXPECT_EQ(Early(datagram), Notes(static_cast<tpx_reason>(Lan(datagram).reason))) << to;
   }
   EXPECT_EQ(Early(SynTo(9)), Drops(TPX_R_RULE_DROP));
 }
@@ -141,12 +156,12 @@ TEST_P(Xdp, ImpossibleSendersAreTcsToName) {
 }
 
 TEST_P(Xdp, OtherProtocols) {
-  EXPECT_EQ(Early(FromClient().Protocol(47).Payload(8)), Passes());
-  EXPECT_EQ(Early(FromClient().Icmp(8, 128)), Passes());
+  EXPECT_EQ(Early(FromClient().Protocol(47).Payload(8)), Notes(TPX_R_OTHER_PROTOCOL));
+  EXPECT_EQ(Early(FromClient().Icmp(8, 128)), Notes(TPX_R_OTHER_PROTOCOL));
   Publish({RuleFor({}, TPX_ACTION_DROP, TPX_FAIL_OPEN, {47, 1, 58})});
   EXPECT_EQ(Early(FromClient().Protocol(47).Payload(8)), Drops(TPX_R_RULE_DROP));
   EXPECT_EQ(Early(FromClient().Icmp(8, 128)), Drops(TPX_R_RULE_DROP));
-  EXPECT_EQ(Early(FromClient().Protocol(132).Payload(8)), Passes());
+  EXPECT_EQ(Early(FromClient().Protocol(132).Payload(8)), Notes(TPX_R_RULE_BYPASS)) << "by default";
   EXPECT_EQ(Early(FromClient().Icmp(3, 1).Quote(Packet().Ip(f().server, f().client).Udp(kDropped, 1))),
             Passes())
       << "an ICMP error may be about a flow";
@@ -261,6 +276,81 @@ TEST_P(Xdp, APenaltyDoesNotConcernWhatABorrowedPortReceives) {
   UniqueFd upstream = DatagramSocket(Server(kPenaltyBypass), kOwnMark);
   EXPECT_EQ(Early(To(kPenaltyBypass)), Passes());
   EXPECT_EQ(Lan(To(kPenaltyBypass)), Leaves(TPX_R_ESTABLISHED));
+}
+
+TEST_P(Xdp, TellsTcOfFlowsThatGoAround) {
+  EXPECT_EQ(Early(To(kBypassed)), Passes()) << "to be remembered, by tc";
+  EXPECT_EQ(Lan(To(kBypassed)), Leaves(TPX_R_RULE_BYPASS));
+  EXPECT_EQ(EarlyInTheSameSecond(kBypassed), Notes(TPX_R_DIRECT));
+  EXPECT_EQ(runner().noted_counter(), TPX_NO_RULE);
+  EXPECT_EQ(Lan(To(kProxied)), Leaves(TPX_R_RULE_PROXY));
+  EXPECT_EQ(EarlyInTheSameSecond(kProxied), Passes());
+  runner().AgeFlow(Flow(kBypassed), 2);
+  EXPECT_EQ(Early(To(kBypassed)), Passes()) << "the first one of a second is tc's to write down";
+  runner().AgeFlow(Flow(kBypassed), 200);
+  EXPECT_EQ(Early(To(kBypassed)), Passes());
+}
+
+TEST_P(Xdp, ADatagramThatMayBeFragmentedUnlikeTheOneBeforeIsTcs) {
+  if (!v4()) return;  // IPv6 routers do not fragment
+  EXPECT_EQ(Lan(To(kBypassed)), Leaves(TPX_R_RULE_BYPASS));
+  EXPECT_EQ(EarlyInTheSameSecond(kBypassed), Notes(TPX_R_DIRECT));
+  Packet other = To(kBypassed);
+  EXPECT_EQ(Early(other.DontFragment()), Passes());
+}
+
+TEST_P(Xdp, WhatIsForwardedOrTranslatedIsTcs) {
+  policy::Rule around = RuleFor({kBypassed}, TPX_ACTION_BYPASS, TPX_FAIL_OPEN, {kUdp});
+  around.forward = TPX_FORWARD_FIB;
+  Publish({around});
+  Lan(To(kBypassed));
+  EXPECT_EQ(EarlyInTheSameSecond(kBypassed), Passes());
+  runner().ForgetFlows();
+  Publish();
+  Lan(To(kBypassed));
+  EXPECT_EQ(EarlyInTheSameSecond(kBypassed), Notes(TPX_R_DIRECT));
+  runner().control().translates = 1;
+  EXPECT_EQ(EarlyInTheSameSecond(kBypassed), Passes());
+  EXPECT_EQ(Early(Packet().Ip(f().client, f().gateway).Udp(kClientPort, 9)), Passes());
+  EXPECT_EQ(Early(FromClient().Icmp(8, 128)), Notes(TPX_R_OTHER_PROTOCOL));
+}
+
+TEST_P(Xdp, TellsTcOfOtherProtocolsAndTheirRule) {
+  constexpr uint8_t kGre = 47;
+  policy::Rule drops{.protocols = {6, kUdp}, .action = TPX_ACTION_DROP};
+  runner().Publish(PolicyOf({drops}));
+  EXPECT_EQ(Early(FromClient().Protocol(kGre).Payload(8)), Notes(TPX_R_OTHER_PROTOCOL));
+  drops.protocols = {132};
+  policy::Rule around{.protocols = {kGre}, .action = TPX_ACTION_BYPASS};
+  runner().Publish(PolicyOf({drops, around}));
+  const uint64_t before = runner().RuleHits(runner().generation(), 1);
+  EXPECT_EQ(Early(FromClient().Protocol(kGre).Payload(8)), Notes(TPX_R_RULE_BYPASS));
+  EXPECT_EQ(runner().noted_counter(), runner().CounterOf(runner().generation(), 1));
+  EXPECT_EQ(runner().RuleHits(runner().generation(), 1), before) << "counted by tc";
+  EXPECT_EQ(Early(FromClient().Protocol(132).Payload(8)), Drops(TPX_R_RULE_DROP));
+  policy::Rule logged = around, refused = around, of_sender = around;
+  logged.log = TPX_LOG_SAMPLE;
+  refused.action = TPX_ACTION_REJECT;
+  of_sender.macs = {kMac};
+  for (const policy::Rule& rule : {logged, refused, of_sender}) {
+    runner().Publish(PolicyOf({drops, rule}));
+    EXPECT_EQ(Early(FromClient().Protocol(kGre).Payload(8)), Passes());
+  }
+}
+
+TEST_P(Xdp, LeavesNoNoteWhereTcCouldNotReadIt) {
+  Packet far = To(kBypassed);
+  v4() ? far.Option({7, 7, 4, 0, 0, 0, 0}) : far.Extension(60);
+  EXPECT_EQ(Lan(far), Leaves(TPX_R_RULE_BYPASS));
+  EXPECT_EQ(EarlyInTheSameSecond(kBypassed), Notes(TPX_R_DIRECT));
+  EXPECT_EQ(Early(far), Passes());
+}
+
+TEST_P(Xdp, LeavesNoNoteInADispatcher) {
+  EXPECT_EQ(Lan(To(kBypassed)), Leaves(TPX_R_RULE_BYPASS));
+  EXPECT_EQ(EarlyInTheSameSecond(kBypassed), Notes(TPX_R_DIRECT));
+  EXPECT_EQ(runner().RunEarly(To(kBypassed).Build(), Early::kInDispatcher), Passes());
+  EXPECT_EQ(runner().RunEarly(To(kDropped).Build(), Early::kInDispatcher), Drops(TPX_R_RULE_DROP));
 }
 
 }  // namespace

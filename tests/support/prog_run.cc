@@ -9,6 +9,7 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <cstring>
 #include <utility>
 
 #include "support/check.h"
@@ -113,23 +114,38 @@ Outcome ProgRunner::Run(Hook hook, const Bytes& frame, uint32_t mark) {
   return outcome;
 }
 
-int ProgRunner::early_fd() const { return bpf_program__fd(skeleton_->progs.tpx_xdp_early); }
+int ProgRunner::early_fd(Early early) const {
+  return bpf_program__fd(early == Early::kAlone ? skeleton_->progs.tpx_xdp_early
+                                                : skeleton_->progs.tpx_xdp_part);
+}
 
-Outcome ProgRunner::RunEarly(const Bytes& frame) {
+Outcome ProgRunner::RunEarly(const Bytes& frame, Early early) {
+  xdp_md ctx{};
+  ctx.data_end = static_cast<uint32_t>(frame.size());
   LIBBPF_OPTS(bpf_test_run_opts, options, .data_in = frame.data(), .data_out = out_.data(),
               .data_size_in = static_cast<uint32_t>(frame.size()),
-              .data_size_out = static_cast<uint32_t>(out_.size()), .repeat = 1);
+              .data_size_out = static_cast<uint32_t>(out_.size()), .ctx_in = &ctx, .ctx_out = &ctx,
+              .ctx_size_in = sizeof(ctx), .ctx_size_out = sizeof(ctx), .repeat = 1);
   TakeCounts();
-  TPX_PCHECK(bpf_prog_test_run_opts(early_fd(), &options) == 0);
-  left_.assign(out_.begin(), out_.begin() + options.data_size_out);
-  Outcome outcome{
-      .code = static_cast<int>(options.retval), .mark = 0, .reason = -1, .changed = left_ != frame};
+  TPX_PCHECK(bpf_prog_test_run_opts(early_fd(early), &options) == 0);
+  left_.assign(out_.begin() + ctx.data, out_.begin() + options.data_size_out);
+  Outcome outcome{.code = static_cast<int>(options.retval), .changed = left_ != frame};
+  if (ctx.data != 0) outcome.noted = ReadNote(ctx.data);
   const auto counts = TakeCounts();
   for (int reason = 0; reason < TPX_REASON_COUNT; ++reason) {
     const uint64_t count = counts[static_cast<size_t>(reason)];
     if (count != 0) outcome.reason = count == 1 && outcome.reason == -1 ? reason : TPX_REASON_COUNT;
   }
   return outcome;
+}
+
+// As bpf/lib/note.h has it: a word of 64 bits, the reason, the counter.
+int ProgRunner::ReadNote(size_t size) {
+  uint16_t said[2];
+  TPX_CHECK(size == 16);
+  std::memcpy(said, out_.data() + sizeof(uint64_t), sizeof(said));
+  noted_counter_ = said[1];
+  return said[0];
 }
 
 double ProgRunner::Time(Hook hook, const Bytes& frame, uint32_t repeat) {

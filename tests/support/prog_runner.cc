@@ -30,7 +30,6 @@ uint64_t NowNs() {
 }
 
 // Each slot has counters of its own.
-uint32_t CounterOf(uint32_t generation, uint32_t rule) { return (generation & 1) * TPX_MAX_RULES + rule; }
 
 template <typename T>
 T* Map(const bpf_map* map, size_t entries) {

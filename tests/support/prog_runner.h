@@ -37,6 +37,7 @@ struct Outcome {
   uint32_t mark = 0;
   int reason = -1;       // the one tc reason that was counted; -1: none or several
   bool changed = false;  // a byte of the packet is different
+  int noted = -1;        // XDP: the reason that it told tc; -1: nothing
   friend bool operator==(const Outcome&, const Outcome&) = default;
   friend std::ostream& operator<<(std::ostream& out, const Outcome& outcome);
 };
@@ -56,6 +57,7 @@ struct LookupOutcome {
 LookupOutcome Found(tpx_reason reason, int listener = -1);
 
 enum class Hook { kLan, kWan };
+enum class Early { kAlone, kInDispatcher };
 
 // The BPF programs and maps in a network namespace of their own, run with
 // BPF_PROG_TEST_RUN. The thread that makes one is pinned to its CPU, because the
@@ -104,8 +106,11 @@ class ProgRunner {
   // Without the counters: code and mark only. Aborts where the kernel does not take the frame,
   // unless `refused` is given, which then says so.
   Outcome RunFast(Hook hook, const Bytes& frame, uint32_t mark = 0, bool* refused = nullptr);
-  // The XDP program, as on kFirstDevice: code is an XDP_*, reason -1 where nothing was counted.
-  Outcome RunEarly(const Bytes& frame);
+  // The XDP program, as on kFirstDevice: code is an XDP_*, reason -1 where nothing was counted. The kernel
+  // gives the metadata back that it leaves, but takes none for a run of tc.
+  Outcome RunEarly(const Bytes& frame, Early early = Early::kAlone);
+  // Of the rule that the last note was about, or TPX_NO_RULE.
+  uint16_t noted_counter() const { return noted_counter_; }
   // The packet that the last run left behind.
   const Bytes& left() const { return left_; }
   // Nanoseconds per packet over `repeat` runs.
@@ -115,6 +120,9 @@ class ProgRunner {
   // What was counted since the last call, or since the last Run or Lookup.
   std::array<uint64_t, TPX_REASON_COUNT> TakeCounts();
   uint64_t RuleHits(uint32_t generation, uint32_t rule) const;
+  static constexpr uint32_t CounterOf(uint32_t generation, uint32_t rule) {
+    return (generation & 1) * TPX_MAX_RULES + rule;
+  }
 
   bool InFlows(const tpx_flow& flow) const { return Remembered(flow).has_value(); }
   std::optional<tpx_verdict> Remembered(const tpx_flow& flow) const;
@@ -136,11 +144,12 @@ class ProgRunner {
   int program_fd(Hook hook) const;
   int lookup_fd() const;
   int map_fd(const char* name) const;
-  int early_fd() const;
+  int early_fd(Early early = Early::kAlone) const;
   const std::bitset<TPX_REASON_COUNT>& seen() const { return seen_; }
 
  private:
   void SetRefusals(uint64_t next_ns);
+  int ReadNote(size_t size);
   int TestRun(Hook hook, const Bytes& frame, __sk_buff& ctx, uint32_t repeat);
 
   tpx_bpf* skeleton_ = nullptr;
@@ -154,6 +163,7 @@ class ProgRunner {
   Bytes out_, left_;
   uint32_t duration_ns_ = 0;
   int retval_ = 0;
+  uint16_t noted_counter_ = 0;
   std::array<uint64_t, TPX_REASON_COUNT> counted_{};
   std::bitset<TPX_REASON_COUNT> seen_;
 };

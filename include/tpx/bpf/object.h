@@ -38,8 +38,9 @@ class Object {
   // The programs for local flows alone, on the maps that are pinned in `dir`.
   static absl::StatusOr<Object> LoadLocalOnMapsOf(const std::string& dir, const Knobs& knobs);
 
-  // The program of XDP alone, on the maps that are pinned in `dir`, and not loaded: libxdp does that.
-  static absl::StatusOr<Object> OpenEarlyOnMapsOf(const std::string& dir, const Knobs& knobs);
+  // The part of XDP in a dispatcher alone, on the maps that are pinned in `dir`, and not loaded: libxdp does
+  // that.
+  static absl::StatusOr<Object> OpenPartOnMapsOf(const std::string& dir, const Knobs& knobs);
 
   // The programs that judge new flows of the LAN and local ones, for runs on flows that are none. Of the maps
   // those named are the ones pinned in `dir`, the others are its own.
