@@ -22,18 +22,23 @@
 
 /* AppArmor has a hook in each namespace and looks only at packets that carry a security mark, which rules of
  * netfilter give. */
-static const char apparmors[] = "apparmor_ip_postroute";
+static const char harmless[] = "apparmor_ip_postroute";
+static const char as_symbol[] = "%ps";
 
-static __always_inline __u64 look_for_harmless(void) {
-  __u64 address = 0;
+static __always_inline int is_harmless(__u64 function) {
+  char name[sizeof(harmless) + 1] = {};
 
-  return bpf_kallsyms_lookup_name(apparmors, sizeof(apparmors), 0, &address) || !address ? 1 : address;
+  bpf_snprintf(name, sizeof(name), as_symbol, &function, sizeof(function)); /* what is longer is cut */
+#pragma unroll
+  for (__u32 i = 0; i < sizeof(harmless); i++)
+    if (name[i] != harmless[i]) return 0;
+  return 1;
 }
 
 /* Global functions, so that the verifier follows their loops once. Of pointers they take the numbers. */
 
 /* Whether any function is hooked there but the harmless one. */
-__weak __noinline int tpx_has_hooks(__u64 entries, __u64 harmless) {
+__weak __noinline int tpx_has_hooks(__u64 entries) {
   const struct nf_hook_entries *hooks = (const void *)entries;
   const void *at = (const void *)hooks + bpf_core_field_offset(struct nf_hook_entries, hooks);
   __u32 count;
@@ -44,7 +49,7 @@ __weak __noinline int tpx_has_hooks(__u64 entries, __u64 harmless) {
   for (__u32 i = 0; i < MAX_HOOKS && i < count; i++) {
     const struct nf_hook_entry *entry = at + i * bpf_core_type_size(struct nf_hook_entry);
 
-    if ((__u64)BPF_CORE_READ(entry, hook) != harmless) return 1;
+    if (!is_harmless((__u64)BPF_CORE_READ(entry, hook))) return 1;
   }
   return 0;
 }
@@ -65,21 +70,20 @@ __weak __noinline __u64 tpx_device_of(__u64 namespace, __u32 ifindex) {
   return 0;
 }
 
-static __always_inline __u32 hooks_at(const struct net *net, int hook, enum tpx_watcher watcher,
-                                      __u64 harmless) {
+static __always_inline __u32 hooks_at(const struct net *net, int hook, enum tpx_watcher watcher) {
   __u32 found = 0;
 
-  if (tpx_has_hooks((__u64)BPF_CORE_READ(net, nf.hooks_ipv4[hook]), harmless)) found |= FOUND(watcher);
-  if (tpx_has_hooks((__u64)BPF_CORE_READ(net, nf.hooks_ipv6[hook]), harmless)) found |= FOUND(watcher + 1);
+  if (tpx_has_hooks((__u64)BPF_CORE_READ(net, nf.hooks_ipv4[hook]))) found |= FOUND(watcher);
+  if (tpx_has_hooks((__u64)BPF_CORE_READ(net, nf.hooks_ipv6[hook]))) found |= FOUND(watcher + 1);
   return found;
 }
 
-static __always_inline __u32 netfilter_of(const struct net *net, __u64 harmless) {
+static __always_inline __u32 netfilter_of(const struct net *net) {
   if (!bpf_core_field_exists(net->nf)) return 0;
-  return hooks_at(net, NF_INET_PRE_ROUTING, TPX_WATCHER_PREROUTING, harmless) |
-         hooks_at(net, NF_INET_LOCAL_IN, TPX_WATCHER_INPUT, harmless) |
-         hooks_at(net, NF_INET_LOCAL_OUT, TPX_WATCHER_OUTPUT, harmless) |
-         hooks_at(net, NF_INET_POST_ROUTING, TPX_WATCHER_POSTROUTING, harmless);
+  return hooks_at(net, NF_INET_PRE_ROUTING, TPX_WATCHER_PREROUTING) |
+         hooks_at(net, NF_INET_LOCAL_IN, TPX_WATCHER_INPUT) |
+         hooks_at(net, NF_INET_LOCAL_OUT, TPX_WATCHER_OUTPUT) |
+         hooks_at(net, NF_INET_POST_ROUTING, TPX_WATCHER_POSTROUTING);
 }
 
 static __always_inline __u32 ipsec_of(const struct net *net) {
@@ -89,6 +93,10 @@ static __always_inline __u32 ipsec_of(const struct net *net) {
 #pragma unroll
   for (int direction = 0; direction < XFRM_POLICY_MAX; direction++)
     policies |= BPF_CORE_READ(net, xfrm.policy_count[direction]);
+#pragma unroll
+  for (int direction = 0; direction < XFRM_POLICY_MAX; direction++)
+    if (bpf_core_field_exists(net->xfrm.policy_default))
+      policies |= BPF_CORE_READ(net, xfrm.policy_default[direction]) == XFRM_USERPOLICY_BLOCK;
   return policies ? FOUND(TPX_WATCHER_XFRM) : 0;
 }
 
@@ -124,9 +132,15 @@ static long look_at_device(struct bpf_map *map __attribute__((unused)), const __
                            const __u32 *role __attribute__((unused)), struct search *search) {
   const struct net_device *device = (const void *)tpx_device_of((__u64)search->net, *ifindex);
 
-  if (!device) return 0;
+  if (!device) {
+    search->found |= FOUND(TPX_WATCHER_UNKNOWN);
+    return 0;
+  }
   if (bpf_core_field_exists(device->nf_hooks_ingress) &&
-      tpx_has_hooks((__u64)BPF_CORE_READ(device, nf_hooks_ingress), 0))
+      tpx_has_hooks((__u64)BPF_CORE_READ(device, nf_hooks_ingress)))
+    search->found |= FOUND(TPX_WATCHER_DEVICE);
+  if (bpf_core_field_exists(device->nf_hooks_egress) &&
+      tpx_has_hooks((__u64)BPF_CORE_READ(device, nf_hooks_egress)))
     search->found |= FOUND(TPX_WATCHER_DEVICE);
   if (shares_ingress(device)) search->found |= FOUND(TPX_WATCHER_TC);
   return 0;
@@ -137,10 +151,10 @@ int tpx_watchers(struct tpx_watchers *w) {
   const struct task_struct *task = (const void *)bpf_get_current_task();
   struct search search = {.net = BPF_CORE_READ(task, nsproxy, net_ns)};
 
-  if (!w->harmless) w->harmless = look_for_harmless();
-  search.found = netfilter_of(search.net, w->harmless) | ipsec_of(search.net);
-  bpf_for_each_map_elem(&tpx_devices, look_at_device, &search, 0);
-  w->found = search.found;
+  w->found = FOUND(TPX_WATCHER_UNKNOWN);
+  if (!search.net) return 0;
+  search.found = netfilter_of(search.net) | ipsec_of(search.net);
+  if (bpf_for_each_map_elem(&tpx_devices, look_at_device, &search, 0) >= 0) w->found = search.found;
   return 0;
 }
 

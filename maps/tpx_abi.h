@@ -426,8 +426,8 @@ struct tpx_control {
   __u64 netns_cookie; /* of the network namespace whose local flows are judged; 0: of none */
   __u32 headerless;   /* 1: some device of the tc programs has, or had, no Ethernet headers */
   __u32 translates;   /* 1: tpx_nat may have entries */
-  __u32 watchers; /* bits of tpx_watchers.h: who would miss packets in the stack, as run has seen it last */
-  __u32 pad;
+  __u32 watchers;   /* bits of tpx_watchers.h: who would miss packets in the stack, as run has seen it last */
+  __u32 watchers_s; /* CLOCK_MONOTONIC, seconds: when that was */
   __u64 local_filter[TPX_LOCAL_FILTER_BITS /
                      64]; /* the tpx_local_bit() of each address in tpx_local, and maybe more */
 };

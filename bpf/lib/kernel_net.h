@@ -27,6 +27,7 @@ struct netns_nf {
 
 struct netns_xfrm {
   unsigned int policy_count[XFRM_POLICY_MAX];
+  __u8 policy_default[XFRM_POLICY_MAX]; /* since Linux 5.14 */
 } KERNEL_LAYOUT;
 
 struct hlist_node {
@@ -77,6 +78,7 @@ struct net_device {
   int ifindex;
   struct hlist_node index_hlist;
   struct nf_hook_entries *nf_hooks_ingress;
-  struct bpf_mprog_entry *tcx_ingress; /* since Linux 6.6 */
-  struct mini_Qdisc *miniq_ingress;    /* before */
+  struct nf_hook_entries *nf_hooks_egress; /* since Linux 5.16 */
+  struct bpf_mprog_entry *tcx_ingress;     /* since Linux 6.6 */
+  struct mini_Qdisc *miniq_ingress;        /* before */
 } KERNEL_LAYOUT;

@@ -7,6 +7,7 @@
 #pragma once
 
 #include "flows.h"
+#include "tpx_watchers.h"
 #include "forward.h"
 
 #define UDP_CHECK_AT 6
@@ -25,8 +26,21 @@ static __always_inline int is_served(const struct tpx_translation *t) {
   struct tpx_worker *w = bpf_map_lookup_elem(&tpx_workers, &worker);
 
   return control && w && t->udp_ended == control->udp_ended &&
-         (t->forward != TPX_FORWARD_AUTO || !*(volatile __u32 *)&control->watchers) &&
          *(volatile __u32 *)&w->state != TPX_WORKER_ABSENT && *(volatile __u64 *)&w->deadline_ns >= tick_ns();
+}
+
+/* As the rule says, or as long as nobody watches, by what the proxy has seen in the last seconds. */
+static __always_inline int is_for_tc(const struct tpx_translation *t, __u32 now) {
+  const volatile struct tpx_control *control = control_block();
+
+  if (t->forward != TPX_FORWARD_AUTO) return 1;
+  return control && !control->watchers && (__s32)(now - control->watchers_s) <= TPX_WATCHERS_HOLD_S;
+}
+
+/* Netfilter's hooks at the egress do not see what tc sends: the proxy looks for them where we are attached.
+ */
+static __always_inline int may_leave_by(const struct tpx_translation *t, __u32 device) {
+  return t->forward != TPX_FORWARD_AUTO || bpf_map_lookup_elem(&tpx_devices, &device);
 }
 
 /* Whether a session serves what the verdict asks for. Its own address may have gone since. */
@@ -91,8 +105,10 @@ static __always_inline int may_go(const struct __sk_buff *skb, const struct tpx_
  * worker finds. CPUs share the entry. */
 static __always_inline int goes_by(const struct __sk_buff *skb, struct tpx_translation *t, __u32 device,
                                    __u32 now) {
-  if (!t->device_out) t->device_out = device;
-  if (t->device_out != device) return 0;
+  if (t->device_out != device) {
+    if (t->device_out || !may_leave_by(t, device)) return 0;
+    t->device_out = device;
+  }
   if (!t->device_in) t->device_in = skb->ifindex;
   if (t->seen_s != now) t->seen_s = now;
   return 1;
@@ -126,13 +142,15 @@ static __noinline int forward_translated(struct __sk_buff *skb, struct packet *p
 
   if (!p) return TC_ACT_UNSPEC;
   t = bpf_map_lookup_elem(&tpx_nat, &p->flow);
-  if (!t || t->from_lan != from_lan || !is_served(t) || !may_go(skb, &p->flow, t, now)) return TC_ACT_UNSPEC;
+  if (!t || t->from_lan != from_lan || !is_served(t) || !is_for_tc(t, now) || !may_go(skb, &p->flow, t, now))
+    return TC_ACT_UNSPEC;
   as = t->as;
   if (find_way(skb, p, &as, &fib) || bpf_map_lookup_elem(&tpx_nat, &p->flow) != t ||
       !goes_by(skb, t, fib.ifindex, now))
     return TC_ACT_UNSPEC;
   changed = bpf_csum_diff((__be32 *)&p->flow, ENDS_LEN, (__be32 *)&as, ENDS_LEN, 0);
   if (rewrite_udp(skb, p, &as, changed) || rewrite(skb, p, &fib, &as, changed)) return TC_ACT_SHOT;
+  skb->mark = tpx_own_mark; /* as the worker's sockets have it, for who classifies at the egress */
   return bpf_redirect(fib.ifindex, 0);
 }
 

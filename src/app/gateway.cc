@@ -10,6 +10,7 @@
 #include <cerrno>
 #include <chrono>
 #include <future>
+#include <optional>
 #include <thread>
 #include <vector>
 
@@ -108,7 +109,7 @@ class Gateway {
 
   control::Attached attached_;
   absl::StatusOr<control::Watchers> watchers_;  // an error: the kernel cannot be asked
-  uint32_t found_ = 0;                          // of them, bits of tpx_watcher
+  std::optional<uint32_t> found_;               // of them, bits of tpx_watcher
   KernelDecisions decisions_;
   KernelTranslations translations_;
   data::IcmpBudget icmp_budget_;
@@ -258,7 +259,7 @@ void Gateway::LookForWatchers() {
   found_ = now;
   if (!found.ok()) LogInfo(found.status().message());
   LogInfo(now == 0
-              ? "nobody on this machine watches the stack: known UDP sessions go past it (forward: auto)"
+              ? "nobody would miss what goes past the stack: known UDP sessions may (forward: auto)"
               : absl::StrCat("known UDP sessions stay with the workers (forward: auto), what goes past the "
                              "stack would be missed by: ",
                              absl::StrJoin(control::WatcherNames(now), ", ")));

@@ -152,9 +152,13 @@ void PrintWatchers(const app::GatewayView& view, Env& env) {
       view.rules, [](const app::RuleView& rule) { return std::string_view(rule.forward) == "auto"; });
   if (!is_asked || !view.running()) return;
   if (view.watchers.empty()) {
-    env.out << "  known UDP sessions are forwarded in tc\n";
+    uint64_t known = 0;
+    for (const observe::WorkerView& w : view.counts.workers) known += w.counters[TPX_C_UDP_TRANSLATED];
+    env.out << "  UDP sessions that are known go past the stack, where nobody would miss them: "
+            << Grouped(known) << '\n';
   } else {
-    env.out << "  known UDP sessions stay with the workers, past the stack they would be missed by:\n";
+    env.out
+        << "  UDP sessions that are known stay with the workers, past the stack they would be missed by:\n";
     for (const std::string& name : view.watchers) env.out << "    " << name << '\n';
   }
 }

@@ -19,6 +19,7 @@
 #include "publish.h"
 #include "reconcile.h"
 #include "state.h"
+#include "tpx/base/clock.h"
 #include "tpx/base/status.h"
 #include "tpx/base/strings.h"
 #include "tpx/bpf/maps.h"
@@ -83,7 +84,9 @@ void Attached::SetProxy(const Serving& serving) {
 }
 
 void Attached::SetWatchers(uint32_t watchers) {
+  const auto now_s = static_cast<uint32_t>(MonotonicNs() / 1'000'000'000);
   std::atomic_ref(control_[0].watchers).store(watchers, std::memory_order_release);
+  std::atomic_ref(control_[0].watchers_s).store(now_s, std::memory_order_release);
 }
 
 void Attached::RemoveListeners() {

@@ -201,6 +201,7 @@ absl::Status RunLocal(const Trial& trial, const TrialFlow& flow, const RuleCount
 void NoteForwarding(const TrialFlow& flow, Explanation& explanation) {
   if (flow.owner || !explanation.rule || explanation.rule->forward == TPX_FORWARD_STACK) return;
   const bool is_auto = explanation.rule->forward == TPX_FORWARD_AUTO;
+  if (is_auto && explanation.alive == 0) return;  // nobody looks for watchers
   const std::string says =
       StrCat("rule ", Quote(explanation.rule->name), " says forward: ", is_auto ? "auto: " : "fib: ");
   if (explanation.rule->action == TPX_ACTION_BYPASS) {

@@ -8,12 +8,15 @@ namespace tpx::control {
 
 absl::StatusOr<Watchers> Watchers::Open(const Paths& paths) {
   TPX_ASSIGN_OR_RETURN(bpf::Object object, bpf::Object::LoadWatchers(paths.pins));
-  return Watchers(std::move(object));
+  TPX_ASSIGN_OR_RETURN(sys::Rtnl rtnl, sys::Rtnl::Open());
+  return Watchers(std::move(object), std::move(rtnl));
 }
 
 absl::StatusOr<uint32_t> Watchers::Find() {
-  TPX_RETURN_IF_ERROR(bpf::RunWatchers(object_.watchers_fd(), watchers_));
-  return watchers_.found;
+  tpx_watchers watchers{};
+  TPX_RETURN_IF_ERROR(bpf::RunWatchers(object_.watchers_fd(), watchers));
+  TPX_ASSIGN_OR_RETURN(const bool has_rules, rtnl_.HasRulesByMore());
+  return watchers.found | (has_rules ? 1U << TPX_WATCHER_RULES : 0);
 }
 
 std::vector<std::string> WatcherNames(uint32_t watchers) {
@@ -25,10 +28,11 @@ std::vector<std::string> WatcherNames(uint32_t watchers) {
                                                 "IPv6 output hook of netfilter",
                                                 "IPv4 postrouting hook of netfilter",
                                                 "IPv6 postrouting hook of netfilter",
-                                                "netfilter's ingress hook of a device",
+                                                "netfilter's ingress or egress hook of a device",
                                                 "another program or filter in tc",
                                                 "policies of IPsec",
-                                                "somebody whom the kernel does not tell of"};
+                                                "routing rules by mark, device, user or tunnel",
+                                                "unknown: to look takes Linux 5.14, BTF and CAP_PERFMON"};
   std::vector<std::string> names;
   for (uint32_t watcher = 0; watcher < TPX_WATCHERS; ++watcher)
     if ((watchers >> watcher & 1) != 0) names.emplace_back(kNames[watcher]);

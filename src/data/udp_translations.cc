@@ -78,6 +78,7 @@ bool UdpTranslations::Prepare(const Endpoint& server, const tpx_verdict& verdict
   if (IsUnspecified(own.addr)) own.addr = sys::SourceTowards(remote.addr, own_mark_);
   const bool v4 = client.addr.is_v4();
   if (IsUnspecified(own.addr) || own.addr.is_v4() != v4 || remote.addr.is_v4() != v4) return false;
+  if (decisions_.IsGateway(remote.addr)) return false;  // nothing to forward
   pair.up.arriving = FlowOf(IPPROTO_UDP, client, server);
   pair.down.arriving = FlowOf(IPPROTO_UDP, remote, own);
   for (Direction* each : {&pair.up, &pair.down}) {

@@ -5,6 +5,7 @@
 #include <netinet/in.h>
 #include <sys/socket.h>
 
+#include <algorithm>
 #include <cerrno>
 
 #include "absl/strings/str_format.h"
@@ -116,6 +117,25 @@ absl::StatusOr<std::vector<PolicyRule>> Rtnl::ListRules() {
     if (found.ok()) Append(rules, *std::move(found));
   }
   return rules;
+}
+
+absl::StatusOr<bool> Rtnl::HasRulesByMore() {
+  constexpr uint16_t kMore[] = {FRA_IIFNAME, FRA_OIFNAME, FRA_FWMARK,   FRA_FWMASK,
+                                FRA_TUN_ID,  FRA_L3MDEV,  FRA_UID_RANGE};
+  for (Family family : kFamilies) {
+    RtnlRequest request(RTM_GETRULE, NLM_F_DUMP);
+    request.Extra<fib_rule_hdr>().family = NativeFamily(family);
+    const auto parse = [&](const nlmsghdr& message) -> std::optional<bool> {
+      const auto attrs = Attributes::After<fib_rule_hdr>(message);
+      if (attrs.U8(FRA_PROTOCOL) == kRouteProtocol) return std::nullopt;
+      const bool has_any = std::ranges::any_of(kMore, [&](uint16_t type) { return attrs.Has(type); });
+      return has_any ? std::optional(true) : std::nullopt;
+    };
+    const auto found = List<bool>(request, "list rules", parse);
+    if (!found.ok() && !LacksFamily(found.status())) return found.status();
+    if (found.ok() && !found->empty()) return true;
+  }
+  return false;
 }
 
 absl::Status Rtnl::AddRoute(const LocalRoute& route) {

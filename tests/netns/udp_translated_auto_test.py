@@ -63,7 +63,7 @@ class Auto(TranslatedCase):
         for family, sock in self.socks.items():
             self.assertEqual(self.hand_over(sock, family), seen[family])
             self.assertIn("(translated)", self.notes(family))
-        self.assertIn("known UDP sessions are forwarded in tc\n", self.tpx.command("status").stdout)
+        self.assertIn("where nobody would miss them: 2\n", self.tpx.command("status").stdout)
 
     def test_a_firewall(self):
         self.check_watched(lambda: self.nft(hook("input")), "IPv4 input hook of netfilter",
@@ -82,18 +82,26 @@ class Auto(TranslatedCase):
                              for family in ("IPv4", "IPv6")))
 
     def test_a_hook_of_a_device(self):
-        for device in ("lan0", "wan0"):
-            with self.subTest(device=device):
-                self.check_watched(lambda d=device: self.nft(
-                    f"table netdev watch {{ chain c {{ type filter hook ingress device {d} priority 0; counter }} }}"),
-                    "netfilter's ingress hook of a device")
+        for device, side in (("lan0", "ingress"), ("wan0", "ingress"), ("lan0", "egress"), ("wan0", "egress")):
+            with self.subTest(device=device, side=side):
+                self.check_watched(lambda d=device, s=side: self.nft(
+                    f"table netdev watch {{ chain c {{ type filter hook {s} device {d} priority 0; counter }} }}"),
+                    "netfilter's ingress or egress hook of a device")
+
+    def test_rules_of_routing(self):
+        """By which what a socket sends may go another way than what comes in."""
+        for selector in ("fwmark 0x40000000/0x60000000", "iif lan0", "uidrange 0-0"):
+            with self.subTest(selector=selector):
+                self.check_watched(lambda s=selector: self.ip(f"rule add {s} lookup 100", f"rule del {s} lookup 100"),
+                                   "routing rules by mark, device, user or tunnel")
 
     def test_policies_of_ipsec(self):
         self.check_watched(lambda: self.ip(f"xfrm policy add {XFRM}", f"xfrm policy del {XFRM.split(' tmpl')[0]}"),
                            "policies of IPsec")
 
     def test_what_would_see_nothing_anyway(self):
-        """Nothing of the proxy's passes the forward hook, nor a device that is not ours."""
+        """Nothing of the proxy's passes the forward hook, nor a device that is not ours; rules by both ends hold for all."""
+        self.lab.gateway.ip("rule add from 192.0.2.0/24 lookup main", "rule add to 2001:db8::/32 lookup main")
         self.lab.gateway.nft(hook("forward"))
         self.lab.gateway.nft("table netdev watch { chain c { type filter hook ingress device lo priority 0; counter } }")
         self.start_known()

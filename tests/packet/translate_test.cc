@@ -8,7 +8,9 @@
 
 #include "support/check.h"
 #include "support/fib_fixture.h"
+#include "tpx/base/clock.h"
 #include "tpx_nat.h"
+#include "tpx_watchers.h"
 
 namespace tpx::test {
 namespace {
@@ -76,6 +78,18 @@ class Translate : public FibTest {
     Store(flow, translation);
   }
 
+  // As forward: auto does, nobody watching.
+  void LeaveOpen() const {
+    for (const auto& flow : {UpFlow(), DownFlow()})
+      Change(flow, [](tpx_translation& t) { t.forward = TPX_FORWARD_AUTO; });
+    runner().control().watchers_s = NowSeconds();
+  }
+  static uint32_t NowSeconds() { return static_cast<uint32_t>(MonotonicNs() / 1'000'000'000); }
+  static void Attach(uint32_t device) {
+    const uint32_t role = TPX_ROLE_LAN;
+    TPX_PCHECK(bpf_map_update_elem(runner().map_fd("tpx_devices"), &device, &role, BPF_ANY) == 0);
+  }
+
   Packet Asks() const {
     return Packet().Ip(far_client(), far_server()).Udp(kClientPort, kServed).Payload(32);
   }
@@ -99,7 +113,7 @@ class Translate : public FibTest {
   }
 
   static Outcome Translated() {
-    return {.code = TC_ACT_REDIRECT, .mark = 0, .reason = TPX_R_TRANSLATED, .changed = true};
+    return {.code = TC_ACT_REDIRECT, .mark = kOwnMark, .reason = TPX_R_TRANSLATED, .changed = true};
   }
   static void ExpectUp(const Packet& packet, Packet translated) {
     EXPECT_EQ(Up(packet), Translated());
@@ -130,12 +144,23 @@ TEST_P(Translate, BothDirections) {
 }
 
 TEST_P(Translate, WhereTheRuleLeavesItOpenOnlyWhileNobodyWatches) {
-  runner().control().watchers = 1;
+  LeaveOpen();
+  Attach(kIn);
+  Attach(kOut);
   ExpectBoth();
-  for (const auto& flow : {UpFlow(), DownFlow()})
-    Change(flow, [](tpx_translation& t) { t.forward = TPX_FORWARD_AUTO; });
+  runner().control().watchers = 1;
   ExpectLeft();
   runner().control().watchers = 0;
+  ExpectBoth();
+  runner().control().watchers_s = NowSeconds() - TPX_WATCHERS_HOLD_S - 1;
+  ExpectLeft();
+}
+
+TEST_P(Translate, WhereTheRuleLeavesItOpenOnlyByDevicesThatAreLookedAt) {
+  LeaveOpen();
+  Attach(kOut);
+  ExpectLeft();
+  Attach(kIn);
   ExpectBoth();
 }
 

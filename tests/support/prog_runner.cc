@@ -118,7 +118,7 @@ void ProgRunner::Reset() {
                .headerless = 0,
                .translates = 0,
                .watchers = 0,
-               .pad = 0,
+               .watchers_s = 0,
                .local_filter = {}};
   std::fill_n(workers_, TPX_MAX_WORKERS, tpx_worker{});
   listeners_.clear();  // closing takes them out of the sockmap

@@ -37,7 +37,7 @@ class Attached {
   absl::Status SetListener(uint32_t worker, tpx_listener kind, int listener_fd);
   // What BPF has to know of the proxy.
   void SetProxy(const Serving& serving);
-  // Bits of tpx_watcher.
+  // Bits of tpx_watcher, as they are now.
   void SetWatchers(uint32_t watchers);
   // Takes away those listeners that this object has set and nobody replaced.
   void RemoveListeners();

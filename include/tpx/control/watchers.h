@@ -9,6 +9,7 @@
 #include "absl/status/statusor.h"
 #include "tpx/bpf/object.h"
 #include "tpx/control/lifecycle.h"
+#include "tpx/sys/rtnl.h"
 #include "tpx_watchers.h"
 
 namespace tpx::control {
@@ -17,15 +18,15 @@ namespace tpx::control {
 // network namespace of the calling thread. One look costs some microseconds.
 class Watchers {
  public:
-  // Fails where the kernel cannot be asked: programs of type syscall need Linux 5.14,
-  // bpf_kallsyms_lookup_name 5.16, reading the kernel's memory CAP_PERFMON.
+  // Fails where the kernel cannot be asked: programs of type syscall need Linux 5.14, reading its memory
+  // CAP_PERFMON.
   static absl::StatusOr<Watchers> Open(const Paths& paths);
   absl::StatusOr<uint32_t> Find();  // bits of tpx_watcher
 
  private:
-  explicit Watchers(bpf::Object object) : object_(std::move(object)) {}
+  Watchers(bpf::Object object, sys::Rtnl rtnl) : object_(std::move(object)), rtnl_(std::move(rtnl)) {}
   bpf::Object object_;
-  tpx_watchers watchers_{};
+  sys::Rtnl rtnl_;
 };
 
 // In words: "IPv4 input hook of netfilter".

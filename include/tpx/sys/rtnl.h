@@ -89,6 +89,10 @@ class Rtnl {
   // Only those that carry our tag.
   absl::StatusOr<std::vector<PolicyRule>> ListRules();
 
+  // Whether a rule of somebody else's may route a datagram that comes in otherwise than one that a socket
+  // of ours sends with the same ends: by mark, device, user or tunnel.
+  absl::StatusOr<bool> HasRulesByMore();
+
   absl::Status AddRoute(const LocalRoute& route);
   absl::Status DeleteRoute(const LocalRoute& route);
   // Local default routes of the table that carry our tag.

@@ -79,6 +79,29 @@ TEST_F(WatchersTest, PoliciesOfIpsec) {
     Sh("ip xfrm policy flush");
     EXPECT_THAT(Found(), IsEmpty());
   }
+  for (const std::string direction : {"in", "out", "fwd"}) {
+    Sh("ip xfrm policy setdefault " + direction + " block");
+    EXPECT_THAT(Found(), ElementsAre("policies of IPsec")) << direction;
+    Sh("ip xfrm policy setdefault " + direction + " accept");
+    EXPECT_THAT(Found(), IsEmpty());
+  }
+}
+
+TEST_F(WatchersTest, RulesByWhichASocketMaySendAnotherWay) {
+  LoadIn(policy::AttachMode::kAuto);
+  EXPECT_THAT(Found(), IsEmpty()) << "the kernel's rules and ours";
+  for (const std::string family : {"-4 ", "-6 "}) {
+    for (const std::string selector :
+         {"fwmark 1", "fwmark 0/1", "iif lan0", "oif wan0", "uidrange 0-0", "l3mdev"}) {
+      const std::string rule = selector + (selector == "l3mdev" ? "" : " lookup 100");
+      Sh("ip " + family + "rule add " + rule);
+      EXPECT_THAT(Found(), ElementsAre("routing rules by mark, device, user or tunnel")) << rule;
+      Sh("ip " + family + "rule del " + rule);
+      EXPECT_THAT(Found(), IsEmpty());
+    }
+    Sh("ip " + family + "rule add dport 53 ipproto udp lookup 100");
+    EXPECT_THAT(Found(), IsEmpty()) << "asks what both ways have in common";
+  }
 }
 
 }  // namespace

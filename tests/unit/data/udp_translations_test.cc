@@ -51,10 +51,11 @@ struct FakeDecisions final : DecisionSource {
     ++asked;
     return verdict;
   }
-  bool IsGateway(const IpAddr&) override { return false; }
+  bool IsGateway(const IpAddr& address) override { return address == own; }
   uint32_t UdpEnded() override { return ended; }
   void NoteOriginal(int, const Endpoint&, const Endpoint&) override {}
 
+  IpAddr own{};
   std::optional<tpx_verdict> verdict = tpx_verdict{};
   uint32_t ended = 7;
   int asked = 0;
@@ -145,6 +146,12 @@ TEST_F(UdpTranslationsTest, WhereItCameToNothingItTriesLater) {
   session.calls = enough;
   translations_.OnAnswer(session, server_, 5000);
   EXPECT_EQ(map_.entries.size(), 2u);
+}
+
+TEST_F(UdpTranslationsTest, WhatTheGatewayServesItselfIsNotForwarded) {
+  decisions_.own = server_.addr;
+  translations_.OnAnswer(Open(1000), server_, 5000);
+  EXPECT_TRUE(map_.entries.empty());
 }
 
 TEST_F(UdpTranslationsTest, ByItselfOnlyWhileNobodyWatches) {
