@@ -339,13 +339,19 @@ TPX_SIZE(struct tpx_bits, 136);
  * Inner map of tpx_prefixes: as many pages as the prefixes need. A page is
  * TPX_PAGE_WORDS words of IPv4 or one node of IPv6.
  *
- * IPv4. The first TPX_V4_ROOTS words say by the first two bytes of an address
- * where to go on: a class, or where the ranges are, or (where they are many) a
- * table of 256 such words by the third byte. Ranges lie next to one another in
- * one page, sorted: the two last bytes of the first address in the upper half,
- * the class in the lower. The first one begins at or before the address.
+ * IPv4. The first TPX_V4_NET_WORDS words, few enough for a cache, have two bits for
+ * each network of TPX_V4_NET_BITS bits, the lowest first: the index in
+ * tpx_tables.v4_class of the class of all its addresses, or of TPX_STEP_SEARCH. The
+ * next TPX_V4_ROOTS words say by an address's first two bytes where to search: a
+ * class, or where the ranges are, or (where they are many) a table of 256 such words
+ * by the third byte. Ranges lie next to one another in one page, sorted: the two last
+ * bytes of the first address in the upper half, the class in the lower. The first
+ * one begins at or before the address.
  */
 #define TPX_PAGE_WORDS 1024
+#define TPX_V4_NET_BITS 20
+#define TPX_V4_NET_WORDS ((1u << TPX_V4_NET_BITS) / 16)
+#define TPX_V4_COMMON 4 /* classes that two bits tell apart, TPX_STEP_SEARCH included */
 #define TPX_V4_ROOTS 65536
 #define TPX_AT_RANGES 0x80000000u
 #define TPX_AT_TABLE 0x40000000u
@@ -401,15 +407,16 @@ struct tpx_tables {
   __u16 portless_class;              /* rules that accept every port */
   __u16 denying_class;               /* rules that may keep a packet from its destination */
   __u16 pad[3];
-  __u16 proto_class[256];       /* of packets: rules that do not ask for the owner */
-  __u16 local_proto_class[256]; /* of local flows: rules that do not ask for the link */
-  __u16 port_class[2][65536];   /* index: port in host byte order */
-  __u16 root[2][2];             /* first step, by dimension; [1] for IPv4 */
+  __u16 proto_class[256];           /* of packets: rules that do not ask for the owner */
+  __u16 local_proto_class[256];     /* of local flows: rules that do not ask for the link */
+  __u16 port_class[2][65536];       /* index: port in host byte order */
+  __u16 root[2][2];                 /* first step, by dimension; [1] for IPv4 */
+  __u16 v4_class[2][TPX_V4_COMMON]; /* of most networks; the last, and unused ones, TPX_STEP_SEARCH */
   __u16 block[TPX_MAX_BLOCKS][256];
   struct tpx_rule rules[TPX_MAX_RULES];
   struct tpx_bits bits[TPX_MAX_CLASSES];
 };
-TPX_SIZE(struct tpx_tables, 36 + 64 + 512 + 128 + 28 + 1024 + 262144 + 8 + TPX_MAX_BLOCKS * 512 +
+TPX_SIZE(struct tpx_tables, 36 + 64 + 512 + 128 + 28 + 1024 + 262144 + 8 + 16 + TPX_MAX_BLOCKS * 512 +
                                 TPX_MAX_RULES * 40 + TPX_MAX_CLASSES * 136);
 
 /* ---- shared state ------------------------------------------------------ */

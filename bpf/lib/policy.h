@@ -65,10 +65,20 @@ static __always_inline const struct tpx_page *page_of(void *pages, __u32 index) 
   return bpf_map_lookup_elem(pages, &index);
 }
 
-/* The class of an IPv4 address by the pages; negative where they are damaged. */
+/* The class that the IPv4 addresses of a network have in common, or TPX_STEP_SEARCH; negative where the pages
+ * are damaged. */
+static __always_inline int class_of_net(const struct tpx_tables *t, __u32 dim, void *pages, __u32 v4) {
+  __u32 net = v4 >> (32 - TPX_V4_NET_BITS), index = net / 16;
+  const struct tpx_page *page = page_of(pages, index / TPX_PAGE_WORDS);
+
+  if (!page) return -1;
+  return t->v4_class[dim & 1][page->word[index % TPX_PAGE_WORDS] >> net % 16 * 2 & (TPX_V4_COMMON - 1)];
+}
+
+/* The class of an IPv4 address by its ranges; negative where the pages are damaged. */
 static __noinline int search_v4(void *pages, __u32 v4) {
   const struct tpx_page *page;
-  __u32 at, index = v4 >> 16, base, count, last = v4 << 16 | 0xffff;
+  __u32 at, index = TPX_V4_NET_WORDS + (v4 >> 16), base, count, last = v4 << 16 | 0xffff;
 
   page = page_of(pages, index / TPX_PAGE_WORDS);
   if (!page) return -1;
@@ -138,8 +148,9 @@ static __noinline __u32 walk_to_class(const struct tpx_tables *t, __u32 generati
   if (step != TPX_STEP_SEARCH) return step;
   pages = bpf_map_lookup_elem(&tpx_prefixes, &index);
   if (!pages) return t->miss_class[dim];
-  class = v4 ? search_v4(pages, bpf_ntohl(addr->w[3]))
+  class = v4 ? class_of_net(t, dim, pages, bpf_ntohl(addr->w[3]))
              : search_v6(pages, t->v6_root[dim], t->v6_levels[dim], addr);
+  if (class == TPX_STEP_SEARCH) class = search_v4(pages, bpf_ntohl(addr->w[3]));
   return class < 0 ? t->miss_class[dim] : class;
 }
 

@@ -3,7 +3,9 @@
 
 #include <algorithm>
 #include <cstring>
+#include <functional>
 #include <span>
+#include <utility>
 
 namespace tpx::policy {
 namespace {
@@ -64,15 +66,61 @@ class Blocks {
   uint16_t next_, end_;
 };
 
+// What all addresses of networks of TPX_V4_NET_BITS bits have in common.
+class V4Nets {
+ public:
+  explicit V4Nets(Ranges<V4Key> ranges) : ranges_(ranges) {}
+
+  // The classes that most networks have, the commonest first; the rest is TPX_STEP_SEARCH.
+  void Choose(uint16_t (&classes)[TPX_V4_COMMON]) const {
+    std::vector<std::pair<size_t, uint16_t>> nets(TPX_MAX_CLASSES);
+    for (uint16_t number = 0; number < TPX_MAX_CLASSES; ++number) nets[number].second = number;
+    ForEachRun([&](uint16_t number, size_t from, size_t to) { nets[number].first += to - from; });
+    std::partial_sort(nets.begin(), nets.begin() + kSearch, nets.end(), std::greater<>());
+    std::fill_n(classes, TPX_V4_COMMON, uint16_t{TPX_STEP_SEARCH});
+    for (size_t i = 0; i < kSearch && nets[i].first != 0; ++i) classes[i] = nets[i].second;
+  }
+
+  // Fills the first TPX_V4_NET_WORDS words.
+  void Write(const uint16_t (&classes)[TPX_V4_COMMON], std::vector<tpx_page>& pages) const {
+    std::vector<uint32_t> words(TPX_V4_NET_WORDS, ~uint32_t{0});
+    ForEachRun([&](uint16_t number, size_t from, size_t to) {
+      const size_t index = static_cast<size_t>(std::find(classes, classes + kSearch, number) - classes);
+      for (size_t net = from; net < to; ++net) words[net / 16] ^= (kSearch ^ index) << net % 16 * 2;
+    });
+    memcpy(pages.data(), words.data(), words.size() * sizeof(words[0]));
+  }
+
+ private:
+  static constexpr uint32_t kSearch = TPX_V4_COMMON - 1;
+
+  // Calls `run` with the class of each range and the networks that are all inside it.
+  template <typename Run>
+  void ForEachRun(Run run) const {
+    constexpr unsigned kShift = 32 - TPX_V4_NET_BITS;
+    constexpr uint64_t kEnd = uint64_t{1} << 32;
+    for (size_t i = 0; i < ranges_.size(); ++i) {
+      const uint64_t end = i + 1 < ranges_.size() ? ranges_[i + 1].first : kEnd;
+      const size_t from = (ranges_[i].first + (uint64_t{1} << kShift) - 1) >> kShift, to = end >> kShift;
+      if (from < to) run(ranges_[i].number, from, to);
+    }
+  }
+
+  Ranges<V4Key> ranges_;
+};
+
 class V4Words {
  public:
   explicit V4Words(std::vector<tpx_page>& pages) : pages_(pages) {}
 
-  bool Write(Ranges<V4Key> ranges) {
+  bool Write(Ranges<V4Key> ranges, uint16_t (&classes)[TPX_V4_COMMON]) {
     // Near what it will be, for prefixes that are spread evenly.
-    pages_.reserve((TPX_V4_ROOTS + 2 * ranges.size()) / TPX_PAGE_WORDS);
-    Allocate(TPX_V4_ROOTS, TPX_PAGE_WORDS);
-    WriteAll(ranges, 0, TPX_V4_ROOTS, 0, 16);
+    pages_.reserve((TPX_V4_NET_WORDS + TPX_V4_ROOTS + 2 * ranges.size()) / TPX_PAGE_WORDS);
+    Allocate(TPX_V4_NET_WORDS, TPX_PAGE_WORDS);
+    WriteAll(ranges, Allocate(TPX_V4_ROOTS, TPX_PAGE_WORDS), TPX_V4_ROOTS, 0, 16);
+    const V4Nets nets(ranges);
+    nets.Choose(classes);
+    nets.Write(classes, pages_);
     return next_ <= TPX_MAX_V4_WORDS;
   }
 
@@ -161,7 +209,10 @@ bool LayOut(const AddressRanges& ranges, size_t dimension, tpx_tables& tables, s
   Blocks blocks(tables, dimension);
   tables.root[dimension][1] = blocks.Root(ranges.v4);
   tables.root[dimension][0] = blocks.Root(ranges.v6);
-  if (tables.root[dimension][1] == TPX_STEP_SEARCH && !V4Words(pages).Write(ranges.v4)) return false;
+  if (tables.root[dimension][1] == TPX_STEP_SEARCH &&
+      !V4Words(pages).Write(ranges.v4, tables.v4_class[dimension])) {
+    return false;
+  }
   if (tables.root[dimension][0] == TPX_STEP_SEARCH) {
     tables.v6_root[dimension] = WriteTree(ranges.v6, pages, tables.v6_levels[dimension]);
   }

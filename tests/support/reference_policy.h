@@ -204,12 +204,17 @@ class TableInterpreter {
     for (size_t byte = v4 ? 12 : 0; step != TPX_STEP_SEARCH && (step & TPX_STEP_BLOCK) != 0; ++byte)
       step = tables_.block[step & ~TPX_STEP_BLOCK][bytes[byte]];
     if (step != TPX_STEP_SEARCH) return step;
-    return v4 ? SearchV4(*pages_[dimension], ntohl(address.raw.w[3])) : SearchV6(dimension, address);
+    return v4 ? SearchV4(dimension, ntohl(address.raw.w[3])) : SearchV6(dimension, address);
   }
 
-  static uint32_t SearchV4(const std::vector<tpx_page>& pages, uint32_t address) {
-    auto word = [&pages](size_t at) { return pages.at(at / TPX_PAGE_WORDS).word[at % TPX_PAGE_WORDS]; };
-    uint32_t at = word(address >> 16);
+  uint32_t SearchV4(size_t dimension, uint32_t address) const {
+    auto word = [&pages = *pages_[dimension]](size_t at) {
+      return pages.at(at / TPX_PAGE_WORDS).word[at % TPX_PAGE_WORDS];
+    };
+    const uint32_t net = address >> (32 - TPX_V4_NET_BITS);
+    const uint16_t common = tables_.v4_class[dimension][word(net / 16) >> net % 16 * 2 & 3];
+    if (common != TPX_STEP_SEARCH) return common;
+    uint32_t at = word(TPX_V4_NET_WORDS + (address >> 16));
     if ((at & TPX_AT_TABLE) != 0) at = word(TPX_AT(at) + (address >> 8 & 255));
     if ((at & TPX_AT_RANGES) == 0) return at;
     uint32_t found = word(TPX_AT(at));

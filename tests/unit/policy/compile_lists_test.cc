@@ -138,7 +138,8 @@ struct Layout {
         v6_pages(compiled.tables->root[TPX_DIM_DST][0] == TPX_STEP_SEARCH),
         v4_table(false) {
     for (size_t i = 0; v4_pages && i < TPX_V4_ROOTS; ++i) {
-      const uint32_t at = compiled.pages[TPX_DIM_DST].at(i / TPX_PAGE_WORDS).word[i % TPX_PAGE_WORDS];
+      const size_t word = TPX_V4_NET_WORDS + i;
+      const uint32_t at = compiled.pages[TPX_DIM_DST].at(word / TPX_PAGE_WORDS).word[word % TPX_PAGE_WORDS];
       v4_table = v4_table || (at & TPX_AT_TABLE) != 0;
     }
   }

@@ -210,6 +210,28 @@ TEST(Compile, AFamilyThatNeedsTooManyBlocksLeavesThemToTheOther) {
     EXPECT_EQ(tables.Evaluate({.dst = Address(dst)}), 1u) << dst;
 }
 
+TEST(Compile, TheClassesThatMostNetworksHaveTakeNoSearch) {
+  Rule half{.dst = {Net("128.0.0.0/1")}, .action = TPX_ACTION_DROP};
+  Rule hosts{.action = TPX_ACTION_DROP};
+  for (uint32_t i = 0; i < TPX_MAX_BLOCKS; ++i)
+    hosts.dst.push_back({IpAddr{.raw = {{0, 0, htonl(0xffff), htonl(i << 16)}}}, 128});
+  CompiledPolicy compiled = Compiled(WithDefault({hosts, half}));
+  ASSERT_EQ(compiled.tables->root[TPX_DIM_DST][1], TPX_STEP_SEARCH);
+  const auto& classes = compiled.tables->v4_class[TPX_DIM_DST];
+  EXPECT_NE(classes[0], compiled.tables->miss_class[TPX_DIM_DST]);
+  EXPECT_EQ(classes[1], compiled.tables->miss_class[TPX_DIM_DST]);
+  EXPECT_EQ(classes[2], TPX_STEP_SEARCH);
+  EXPECT_EQ(classes[3], TPX_STEP_SEARCH);
+  auto two_bits = [&](uint32_t net) {
+    return compiled.pages[TPX_DIM_DST].at(net / 16 / TPX_PAGE_WORDS).word[net / 16 % TPX_PAGE_WORDS] >>
+               net % 16 * 2 &
+           3;
+  };
+  EXPECT_EQ(two_bits(0), 3u);
+  EXPECT_EQ(two_bits(1), 1u);
+  EXPECT_EQ(two_bits((1u << TPX_V4_NET_BITS) - 1), 0u);
+}
+
 TEST(Compile, SharesSetsBetweenDimensions) {
   Rule rule{.src = {Net("10.0.0.0/8")}, .dst = {Net("10.0.0.0/8")}, .action = TPX_ACTION_DROP};
   CompiledPolicy compiled = Compiled(WithDefault({rule}));
