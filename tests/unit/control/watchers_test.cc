@@ -99,7 +99,7 @@ TEST_F(WatchersTest, RulesByWhichASocketMaySendAnotherWay) {
       Sh("ip " + family + "rule del " + rule);
       EXPECT_THAT(Found(), IsEmpty());
     }
-    Sh("ip " + family + "rule add dport 53 ipproto udp lookup 100");
+    Sh("ip " + family + "rule add dport 53 ipproto 17 lookup 100");
     EXPECT_THAT(Found(), IsEmpty()) << "asks what both ways have in common";
   }
 }
