@@ -172,8 +172,11 @@ class Explain(product.TestCase):
     def state_of_the_kernel(self):
         counters = self.tpx.json("counters")
         flows = {}
-        for name in ("tpx_flows", "tpx_frags", "tpx_handoff", "tpx_refusals", "tpx_control", "tpx_tables"):
+        for name in ("tpx_flows", "tpx_frags", "tpx_handoff", "tpx_refusals", "tpx_tables"):
             flows[name] = harness.run(["bpftool", "-j", "map", "dump", "pinned", self.tpx.pins / name]).stdout
+        control = harness.run(["bpftool", "-j", "map", "dump", "pinned", self.tpx.pins / "tpx_control"]).stdout
+        flows["tpx_control"] = json.loads(control)[0]["formatted"]["value"]
+        flows["tpx_control"].pop("watchers_s")  # the proxy looks each second
         return ({r["name"]: r["packets"] for r in counters["reasons"] if r["name"] not in NOISE}, counters["rules"],
                 counters["totals"]["sessions_total"], sorted(os.listdir(self.tpx.pins)), flows)
 
