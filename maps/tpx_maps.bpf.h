@@ -8,6 +8,7 @@
 
 #include "tpx_abi.h"
 #include "tpx_event.h"
+#include "tpx_local_flow.h"
 #include "tpx_nat.h"
 
 struct {

@@ -10,6 +10,7 @@
 #include "tpx/bpf/shared_array.h"
 #include "tpx/data/decision_source.h"
 #include "tpx_abi.h"
+#include "tpx_local_flow.h"
 
 namespace tpx::app {
 

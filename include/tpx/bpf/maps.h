@@ -9,6 +9,7 @@
 #include "tpx_abi.h"
 #include "tpx_event.h"
 #include "tpx_judge.h"
+#include "tpx_local_flow.h"
 #include "tpx_nat.h"
 
 // The maps of a pin directory, each with its type. See tpx_abi.h for meanings.
