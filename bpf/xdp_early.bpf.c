@@ -160,8 +160,7 @@ static __always_inline void leave_note(struct xdp_md *xdp, const struct packet *
   if ((void *)(at + 1) <= (void *)(long)xdp->data) *at = note;
 }
 
-SEC("xdp.frags")
-int tpx_xdp_early(struct xdp_md *ctx) {
+static __always_inline int early(struct xdp_md *ctx, int leaves_notes) {
   struct packet p;
   int reason;
 
@@ -169,22 +168,18 @@ int tpx_xdp_early(struct xdp_md *ctx) {
   reason = judge(ctx, &p);
   if (reason == UP) return XDP_PASS;
   if (effect_of(reason) == TPX_EFFECT_DROP) return drop(ctx, &p, reason);
-  leave_note(ctx, &p, reason);
+  if (leaves_notes) leave_note(ctx, &p, reason);
   return XDP_PASS;
 }
+
+SEC("xdp.frags")
+int tpx_xdp_early(struct xdp_md *ctx) { return early(ctx, 1); }
 
 /*
  * The same as one of several in libxdp's dispatcher, without notes: since Linux 6.13 what may move the
  * packet's ends cannot take the place of what does not, as the dispatchers before xdp-tools 1.5.5 do not.
  */
 SEC("xdp.frags")
-int tpx_xdp_part(struct xdp_md *ctx) {
-  struct packet p;
-  int reason;
-
-  __builtin_memset(&p, 0, sizeof(p));
-  reason = judge(ctx, &p);
-  return reason != UP && effect_of(reason) == TPX_EFFECT_DROP ? drop(ctx, &p, reason) : XDP_PASS;
-}
+int tpx_xdp_part(struct xdp_md *ctx) { return early(ctx, 0); }
 
 char LICENSE[] SEC("license") = "Dual BSD/GPL";
