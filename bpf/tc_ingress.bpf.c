@@ -24,6 +24,7 @@
 #include "lib/told.h"
 #include "lib/translate.h"
 #include "lib/unreachable.h"
+#include "lib/upstream.h"
 #include "lib/verdict.h"
 #include "lib/workers.h"
 
@@ -414,6 +415,8 @@ static __always_inline int ingress(struct __sk_buff *skb, int from_lan) {
   else
     reason = parse_packet(skb, &p);
   if (reason == PARSED && may_be_translated(&p)) action = forward_translated(skb, &p, from_lan);
+  if (reason == PARSED && action == TC_ACT_UNSPEC && !from_lan && p.kind == PACKET_UDP)
+    action = forward_answer(skb, &p);
   if (action != TC_ACT_UNSPEC)
     reason = TPX_R_TRANSLATED;
   else if (reason == PARSED)

@@ -78,6 +78,21 @@ struct {
 } tpx_nat SEC(".maps") __weak;
 
 struct {
+  __uint(type, BPF_MAP_TYPE_ARRAY);
+  __uint(map_flags, BPF_F_MMAPABLE);
+  __uint(max_entries, TPX_UPSTREAMS);
+  __type(key, __u32);
+  __type(value, struct tpx_upstream);
+} tpx_upstreams SEC(".maps") __weak;
+
+struct {
+  __uint(type, BPF_MAP_TYPE_ARRAY);
+  __uint(max_entries, TPX_RELAYED);
+  __type(key, __u32);
+  __type(value, __u32);
+} tpx_relayed SEC(".maps") __weak;
+
+struct {
   __uint(type, BPF_MAP_TYPE_LRU_HASH);
   __uint(max_entries, TPX_MAX_FRAGS);
   __type(key, struct tpx_frag_key);

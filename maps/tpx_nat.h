@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
 /*
  * Network address translation in tc: UDP sessions that their worker has handed over, as their rule says by
- * enum tpx_forward. Without an entry a datagram goes to the worker, so an entry may go at any time.
+ * enum tpx_forward, and answers to all of them. What tc knows nothing of goes to the worker, so an entry may
+ * go at any time.
  */
 #pragma once
 
@@ -31,6 +32,29 @@ struct tpx_translation {
   __u32 device_out; /* that it leaves by; 0: not known yet. From the client: that answers arrive by */
 };
 TPX_SIZE(struct tpx_translation, 68);
+
+/*
+ * tpx_upstreams[TPX_UPSTREAM(is_v6, port)], memory-mapped: whose the session is that has the socket with this
+ * port of the gateway's own. Answers to it go to the client by tc, where the verdict of what they answer
+ * (tpx_flows) leaves that open (TPX_FORWARD_AUTO). Written by the session's worker alone, but for `answers`.
+ */
+#define TPX_UPSTREAMS (2 * 65536)
+#define TPX_UPSTREAM(is_v6, port) ((is_v6) << 16 | (port)) /* host byte order */
+
+struct tpx_upstream {
+  __u32 turn;    /* odd: somebody's. Raised before and after anything else changes */
+  __u32 answers; /* datagrams and trains that tc has sent to a client of this port; raised by tc */
+  struct tpx_target client;
+  struct tpx_target
+      server; /* of a socket that hears one server only: as the client writes to it. Else port 0 */
+  __u32 worker;
+  __u32 pad[3];
+};
+TPX_SIZE(struct tpx_upstream, 64);
+
+/* tpx_relayed[hash of a client's address]: the second in which an answer to any such client was left to its
+ * worker, so that the stack sees that the neighbour is there. */
+#define TPX_RELAYED 4096
 
 #ifdef __cplusplus
 }

@@ -19,28 +19,32 @@ static __always_inline int may_be_translated(const struct packet *p) {
   return p->kind == PACKET_UDP && control && control->translates;
 }
 
-/* The worker has to be alive, though a killed one leaves its sessions for the rest of its lease. */
-static __always_inline int is_served(const struct tpx_translation *t) {
-  struct tpx_control *control = control_block();
-  __u32 worker = t->worker;
+/* A killed one leaves its sessions for the rest of its lease. */
+static __always_inline int is_alive(__u32 worker) {
   struct tpx_worker *w = bpf_map_lookup_elem(&tpx_workers, &worker);
 
-  return control && w && t->udp_ended == control->udp_ended &&
-         *(volatile __u32 *)&w->state != TPX_WORKER_ABSENT && *(volatile __u64 *)&w->deadline_ns >= tick_ns();
+  return w && *(volatile __u32 *)&w->state != TPX_WORKER_ABSENT &&
+         *(volatile __u64 *)&w->deadline_ns >= tick_ns();
+}
+
+static __always_inline int is_served(const struct tpx_translation *t) {
+  struct tpx_control *control = control_block();
+
+  return control && t->udp_ended == control->udp_ended && is_alive(t->worker);
 }
 
 /* As the rule says, or as long as nobody watches, by what the proxy has seen in the last seconds. */
-static __always_inline int is_for_tc(const struct tpx_translation *t, __u32 now) {
+static __always_inline int is_for_tc(__u8 forward, __u32 now) {
   const volatile struct tpx_control *control = control_block();
 
-  if (t->forward != TPX_FORWARD_AUTO) return 1;
+  if (forward != TPX_FORWARD_AUTO) return forward;
   return control && !control->watchers && (__s32)(now - control->watchers_s) <= TPX_WATCHERS_HOLD_S;
 }
 
 /* Netfilter's hooks at the egress do not see what tc sends: the proxy looks for them where we are attached.
  */
-static __always_inline int may_leave_by(const struct tpx_translation *t, __u32 device) {
-  return t->forward != TPX_FORWARD_AUTO || bpf_map_lookup_elem(&tpx_devices, &device);
+static __always_inline int may_leave_by(__u8 forward, __u32 device) {
+  return forward != TPX_FORWARD_AUTO || bpf_map_lookup_elem(&tpx_devices, &device);
 }
 
 /* Whether a session serves what the verdict asks for. Its own address may have gone since. */
@@ -80,12 +84,11 @@ static __always_inline void note_answer(const struct tpx_translation *answer, __
  * Connection tracking and neighbours forget whom they do not see: now and then one goes their way. It may
  * be overtaken, so rather a single datagram than a train.
  */
-static __always_inline int is_for_the_stack_to_see(const struct __sk_buff *skb, struct tpx_translation *t,
-                                                   __u32 now) {
+static __always_inline int is_for_the_stack_to_see(const struct __sk_buff *skb, __u32 *relayed_s, __u32 now) {
   __s32 enough = skb->gso_size ? 2 * RELAYED_EVERY_S : RELAYED_EVERY_S;
 
-  if ((__s32)(now - t->relayed_s) < enough) return 0;
-  t->relayed_s = now;
+  if ((__s32)(now - *relayed_s) < enough) return 0;
+  *relayed_s = now;
   return 1;
 }
 
@@ -95,7 +98,7 @@ static __always_inline int may_go(const struct __sk_buff *skb, const struct tpx_
   if (t->from_lan && !t->device_out) return 0;
   if (t->device_in && t->device_in != skb->ifindex) return 0;
   if (t->seen_s == now) return 1;
-  if (is_for_the_stack_to_see(skb, t, now)) return 0;
+  if (is_for_the_stack_to_see(skb, &t->relayed_s, now)) return 0;
   if (t->from_lan) return is_still_decided(flow, t, now);
   note_answer(t, skb->ifindex);
   return 1;
@@ -106,7 +109,7 @@ static __always_inline int may_go(const struct __sk_buff *skb, const struct tpx_
 static __always_inline int goes_by(const struct __sk_buff *skb, struct tpx_translation *t, __u32 device,
                                    __u32 now) {
   if (t->device_out != device) {
-    if (t->device_out || !may_leave_by(t, device)) return 0;
+    if (t->device_out || !may_leave_by(t->forward, device)) return 0;
     t->device_out = device;
   }
   if (!t->device_in) t->device_in = skb->ifindex;
@@ -130,6 +133,15 @@ static __always_inline long rewrite_udp(struct __sk_buff *skb, const struct pack
   return bpf_skb_store_bytes(skb, at, &ports, sizeof(ports), 0);
 }
 
+static __always_inline int send_as(struct __sk_buff *skb, const struct packet *p, const struct tpx_flow *as,
+                                   const struct bpf_fib_lookup *fib) {
+  __u32 changed = bpf_csum_diff((__be32 *)&p->flow, ENDS_LEN, (__be32 *)as, ENDS_LEN, 0);
+
+  if (rewrite_udp(skb, p, as, changed) || rewrite(skb, p, fib, as, changed)) return TC_ACT_SHOT;
+  skb->mark = tpx_own_mark; /* as the worker's sockets have it, for who classifies at the egress */
+  return bpf_redirect(fib->ifindex, 0);
+}
+
 /*
  * As forward_by_fib(): TC_ACT_UNSPEC where nothing was done and the packet is to be judged. An entry that is
  * deleted may be another session's at once, so what it says is copied, and it is looked up once more.
@@ -138,28 +150,29 @@ static __noinline int forward_translated(struct __sk_buff *skb, struct packet *p
   struct bpf_fib_lookup fib = {};
   struct tpx_translation *t;
   struct tpx_flow as;
-  __u32 changed, now = now_s();
+  __u32 now = now_s();
 
   if (!p) return TC_ACT_UNSPEC;
   t = bpf_map_lookup_elem(&tpx_nat, &p->flow);
-  if (!t || t->from_lan != from_lan || !is_served(t) || !is_for_tc(t, now) || !may_go(skb, &p->flow, t, now))
+  if (!t || t->from_lan != from_lan || !is_served(t) || !is_for_tc(t->forward, now) ||
+      !may_go(skb, &p->flow, t, now))
     return TC_ACT_UNSPEC;
   as = t->as;
   if (find_way(skb, p, &as, &fib) || bpf_map_lookup_elem(&tpx_nat, &p->flow) != t ||
       !goes_by(skb, t, fib.ifindex, now))
     return TC_ACT_UNSPEC;
-  changed = bpf_csum_diff((__be32 *)&p->flow, ENDS_LEN, (__be32 *)&as, ENDS_LEN, 0);
-  if (rewrite_udp(skb, p, &as, changed) || rewrite(skb, p, &fib, &as, changed)) return TC_ACT_SHOT;
-  skb->mark = tpx_own_mark; /* as the worker's sockets have it, for who classifies at the egress */
-  return bpf_redirect(fib.ifindex, 0);
+  return send_as(skb, p, &as, &fib);
 }
 
 /* Whoever an ICMP error is about has to learn of it: the worker has the session back. */
 static __noinline int give_back(const struct tpx_flow *quoted) {
   struct tpx_flow reversed;
   struct tpx_translation *t;
+  struct tpx_verdict *v;
 
   if (!quoted) return 0;
+  v = bpf_map_lookup_elem(&tpx_flows, quoted);
+  if (v) v->relayed = 1;
   t = bpf_map_lookup_elem(&tpx_nat, quoted);
   if (!t) return 0;
   reversed = reverse_of(&t->as);

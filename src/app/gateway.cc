@@ -172,6 +172,7 @@ data::WorkerOptions Gateway::OptionsFor(uint32_t id, uint32_t workers, const Des
           .conntrack_count_fd = conntrack_count_.get(),
           .decisions = &decisions_,
           .translations = &translations_,
+          .upstreams = translations_.upstreams(),
           .icmp_budget = &icmp_budget_};
 }
 

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "kernel_translations.h"
 
+#include <algorithm>
 #include <atomic>
 
 #include "tpx/base/status.h"
@@ -10,13 +11,15 @@ namespace tpx::app {
 
 absl::StatusOr<KernelTranslations> KernelTranslations::Open(const std::string& pins) {
   TPX_ASSIGN_OR_RETURN(auto nat, bpf::OpenNat(pins, bpf::Access::kReadWrite));
+  TPX_ASSIGN_OR_RETURN(auto upstreams, bpf::OpenUpstreams(pins, bpf::Access::kReadWrite));
   TPX_ASSIGN_OR_RETURN(auto control, bpf::OpenControl(pins, bpf::Access::kReadWrite));
   std::atomic_ref(control[0].translates).store(0, std::memory_order_release);
   TPX_ASSIGN_OR_RETURN(const auto left, nat.Keys());
   for (const tpx_flow& flow : left) {
     if (absl::Status status = nat.Delete(flow); !status.ok() && !absl::IsNotFound(status)) return status;
   }
-  return KernelTranslations(std::move(nat), std::move(control));
+  std::fill_n(&upstreams[0], upstreams.size(), tpx_upstream{});
+  return KernelTranslations(std::move(nat), std::move(upstreams), std::move(control));
 }
 
 bool KernelTranslations::Forwards(tpx_forward forward) {

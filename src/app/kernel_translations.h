@@ -2,6 +2,7 @@
 #pragma once
 
 #include <optional>
+#include <span>
 #include <string>
 
 #include "absl/status/statusor.h"
@@ -13,21 +14,24 @@
 
 namespace tpx::app {
 
-// tpx_nat, for the workers.
+// tpx_nat and tpx_upstreams, for the workers.
 class KernelTranslations final : public data::TranslationMap {
  public:
-  // Empties it: what a killed process left speaks of sockets that are gone. Before
+  // Empties them: what a killed process left speaks of sockets that are gone. Before
   // any worker of this one renews a lease.
   static absl::StatusOr<KernelTranslations> Open(const std::string& pins);
+  std::span<tpx_upstream> upstreams() const { return {&upstreams_[0], upstreams_.size()}; }
   bool Forwards(tpx_forward forward) override;
   bool Store(const tpx_flow& arriving, const tpx_translation& translation) override;
   std::optional<tpx_translation> Find(const tpx_flow& arriving) override;
   void Erase(const tpx_flow& arriving) override;
 
  private:
-  KernelTranslations(bpf::Map<tpx_flow, tpx_translation> nat, bpf::SharedArray<tpx_control> control)
-      : nat_(std::move(nat)), control_(std::move(control)) {}
+  KernelTranslations(bpf::Map<tpx_flow, tpx_translation> nat, bpf::SharedArray<tpx_upstream> upstreams,
+                     bpf::SharedArray<tpx_control> control)
+      : nat_(std::move(nat)), upstreams_(std::move(upstreams)), control_(std::move(control)) {}
   bpf::Map<tpx_flow, tpx_translation> nat_;
+  bpf::SharedArray<tpx_upstream> upstreams_;
   bpf::SharedArray<tpx_control> control_;
 };
 

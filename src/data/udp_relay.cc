@@ -131,6 +131,7 @@ UdpRelay::UdpRelay(const WorkerOptions& options, uint16_t port, io::Ring& ring, 
               .one_way_ms = options.udp_one_way_ms,
               .answered_ms = options.udp_answered_ms,
               .stream_ms = options.udp_stream_ms}),
+      answers_(options.id, options.upstreams, table_),
       translations_(options.id, options.own_mark, *options.decisions, *options.translations, slot, table_),
       errors_(std::move(icmp), *options.icmp_budget, *options.decisions, slot, table_),
       sender_(*buffers_, slot,
@@ -230,7 +231,7 @@ void UdpRelay::FromClient(Received& received, tpx_listener kind, uint64_t now_ms
   Increment(session->up);
   slot_.Add(TPX_C_UDP_DATAGRAMS_UP, received.datagrams());
   slot_.Add(TPX_C_UDP_BYTES_UP, received.len);
-  Outgoing outgoing = Onward(received, *session, now_ms);
+  Outgoing outgoing = Onward(received, *session, arrival.destination, now_ms);
   outgoing.fd = session->upstream.get();
   outgoing.how.connected = key.is_pair();
   outgoing.how.destination = key.is_pair() ? session->target : arrival.destination;
@@ -258,10 +259,9 @@ void UdpRelay::FromServer(Received& received, UdpSession& session, uint64_t now_
     return buffers_->Return(received.buffer);
   }
   Increment(session.down);
-  translations_.OnAnswer(session, source, now_ms);
   slot_.Add(TPX_C_UDP_DATAGRAMS_DOWN, received.datagrams());
   slot_.Add(TPX_C_UDP_BYTES_DOWN, received.len);
-  Outgoing outgoing = Onward(received, session, now_ms);
+  Outgoing outgoing = Onward(received, session, source, now_ms);
   outgoing.fd = reply.fd;
   outgoing.how.destination = session.key.client;
   if (reply.raw) {
@@ -293,8 +293,11 @@ void UdpRelay::Send(const Outgoing& outgoing) {
 }
 
 // What both directions have in common.
-Outgoing UdpRelay::Onward(const Received& received, UdpSession& session, uint64_t now_ms) {
+Outgoing UdpRelay::Onward(const Received& received, UdpSession& session, const Endpoint& server,
+                          uint64_t now_ms) {
+  answers_.Note(session);
   table_.Touch(session, now_ms);
+  translations_.OnDatagrams(session, server, now_ms);
   Increment(session.calls);
   ++received_;
   last_traffic_ms_ = now_ms;
@@ -324,11 +327,12 @@ void UdpRelay::EndTurn(uint64_t now_ms) {
   }
   TendSpares(now_ms);
   errors_.set_now(now_ms);
+  answers_.Look(now_ms);
   translations_.Look(now_ms);
   for (uint32_t n = 0; n < kTurnTimeouts; ++n) {
     UdpSession* session = table_.Expired(now_ms);
     if (session == nullptr) break;
-    if (translations_.IsBusy(*session, now_ms)) {
+    if (answers_.Note(*session) || translations_.IsBusy(*session, now_ms)) {
       table_.Touch(*session, now_ms);
       continue;
     }
@@ -340,12 +344,13 @@ void UdpRelay::EndTurn(uint64_t now_ms) {
 }
 
 bool UdpRelay::busy(uint64_t now_ms) const {
-  return table_.open() > 0 && now_ms - std::max(last_traffic_ms_, translations_.busy_ms()) < kBusyMs;
+  const uint64_t traffic_ms = std::max({last_traffic_ms_, answers_.busy_ms(), translations_.busy_ms()});
+  return table_.open() > 0 && now_ms - traffic_ms < kBusyMs;
 }
 
 uint64_t UdpRelay::NextTimeout() const {
-  return std::min(
-      {table_.NextExpiry(), replies_.NextExpiry(), translations_.NextLook(), spares_.NextTimeout()});
+  return std::min({table_.NextExpiry(), replies_.NextExpiry(), answers_.NextLook(), translations_.NextLook(),
+                   spares_.NextTimeout()});
 }
 
 void UdpRelay::CloseAll() {

@@ -41,7 +41,7 @@ UdpSession* UdpRelay::SessionFor(const UdpKey& key, uint64_t now_ms) {
   const bool redirected = verdict.has_value() && verdict->action == TPX_ACTION_REDIRECT;
   const bool preserved = verdict.has_value() ? !redirected && verdict->source == TPX_SOURCE_PRESERVE
                                              : key.listener == TPX_LISTENER_UDP_PRESERVE;
-  if (UdpSession* victim = table_.Victim(key.client.addr, preserved); victim != nullptr) Replace(*victim);
+  if (UdpSession* victim = Victim(key.client.addr, preserved, now_ms); victim != nullptr) Replace(*victim);
   const Endpoint target = redirected ? TargetOf(*verdict) : key.destination;
   UdpSession* spare = preserved ? nullptr : spares_.Take(key, target);
   UdpSession* session = table_.Open(key, preserved, now_ms, spare);
@@ -54,10 +54,26 @@ UdpSession* UdpRelay::SessionFor(const UdpKey& key, uint64_t now_ms) {
     Discard(*session);
     return nullptr;
   }
+  answers_.Announce(*session);
   spare == nullptr ? ReceiveFrom(*session) : slot_.Add(TPX_C_UDP_SOCKETS_REUSED);
   slot_.Add(TPX_C_UDP_SESSIONS_TOTAL);
   slot_.Set(TPX_C_UDP_SESSIONS, table_.open());
   return session;
+}
+
+// Not one that tc has sent answers of since it was looked at last, but for a few.
+UdpSession* UdpRelay::Victim(const IpAddr& client, bool preserved, uint64_t now_ms) {
+  UdpSession* victim = table_.Victim(client, preserved);
+  for (int n = 0; victim != nullptr && n < kMostVictims && answers_.Note(*victim); ++n) {
+    table_.Touch(*victim, now_ms);
+    victim = table_.Victim(client, preserved);
+  }
+  UdpSession* next = victim == nullptr ? nullptr : table_.After(*victim);
+  if (next != nullptr) {
+    answers_.Prefetch(*next);
+    __builtin_prefetch(table_.After(*next));
+  }
+  return victim;
 }
 
 int UdpRelay::OpenUpstream(UdpSession& session) {
@@ -129,6 +145,7 @@ void UdpRelay::Close(UdpSession& session) {
 
 // All but its socket.
 void UdpRelay::End(UdpSession& session) {
+  answers_.Withdraw(session);
   translations_.TakeBack(session);
   if (session.upstream) sender_.FlushSocket(session.upstream.get());
   table_.Close(session);

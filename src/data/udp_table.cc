@@ -76,6 +76,10 @@ UdpSession* UdpTable::OldestMasqueraded(bool v4) const {
   });
 }
 
+UdpSession* UdpTable::After(const UdpSession& session) const {
+  return SessionOf(session.list->After(session));
+}
+
 UdpSession* UdpTable::Expired(uint64_t now_ms) const {
   for (const DeadlineList* list : {&one_way_, &answered_, &stream_}) {
     if (DeadlineHook* hook = list->Expired(now_ms); hook != nullptr) return SessionOf(hook);

@@ -1,46 +1,24 @@
 // SPDX-License-Identifier: Apache-2.0
 // What tc does to the datagrams of a session that its worker has handed over.
 #include <bpf/bpf.h>
-#include <linux/pkt_cls.h>
 
 #include <functional>
 #include <utility>
 
-#include "support/check.h"
-#include "support/fib_fixture.h"
-#include "tpx/base/clock.h"
-#include "tpx_nat.h"
+#include "support/nat_fixture.h"
 #include "tpx_watchers.h"
 
 namespace tpx::test {
 namespace {
 
-constexpr uint16_t kServed = 9000, kOwnPort = 50'000;
-constexpr uint8_t kUdp = 17;
-
-class Translate : public FibTest {
+class Translate : public NatTest {
  protected:
   void SetUp() override {
-    FibTest::SetUp();
+    NatTest::SetUp();
     if (IsSkipped() || HasFatalFailure()) return;
-    runner().AddLocal(Address(own()));
-    Publish(Rule());
-    ASSERT_EQ(Up(), Leaves(TPX_R_RULE_PROXY));
+    Begin(Rule(TPX_FORWARD_FIB));
     HandOver();
   }
-
-  static policy::Rule Rule() {
-    policy::Rule rule = RuleFor({kServed}, TPX_ACTION_PROXY, TPX_FAIL_CLOSED, {kUdp});
-    rule.forward = TPX_FORWARD_FIB;
-    return rule;
-  }
-  static void Publish(const policy::Rule& rule) { runner().Publish(PolicyOf({rule})); }
-
-  const char* own() const { return v4() ? "203.0.113.1" : "2001:db8:3::1"; }
-  tpx_flow UpFlow() const {
-    return FlowOf(Address(far_client()), kClientPort, Address(far_server()), kServed, kUdp);
-  }
-  tpx_flow DownFlow() const { return FlowOf(Address(far_server()), kServed, Address(own()), kOwnPort, kUdp); }
 
   // As the worker would, with what the verdict is now.
   void HandOver() const {
@@ -84,44 +62,10 @@ class Translate : public FibTest {
       Change(flow, [](tpx_translation& t) { t.forward = TPX_FORWARD_AUTO; });
     runner().control().watchers_s = NowSeconds();
   }
-  static uint32_t NowSeconds() { return static_cast<uint32_t>(MonotonicNs() / 1'000'000'000); }
-  static void Attach(uint32_t device) {
-    const uint32_t role = TPX_ROLE_LAN;
-    TPX_PCHECK(bpf_map_update_elem(runner().map_fd("tpx_devices"), &device, &role, BPF_ANY) == 0);
-  }
 
-  Packet Asks() const {
-    return Packet().Ip(far_client(), far_server()).Udp(kClientPort, kServed).Payload(32);
-  }
-  Packet AsksTranslated() const {
-    return Packet().Ip(own(), far_server()).Udp(kOwnPort, kServed).Payload(32);
-  }
-  Packet Answers() const { return Packet().Ip(far_server(), own()).Udp(kServed, kOwnPort).Payload(32); }
-  Packet AnswersTranslated() const {
-    return Packet().Ip(far_server(), far_client()).Udp(kServed, kClientPort).Payload(32);
-  }
-
-  Outcome Up(uint32_t mark = 0) const { return Up(Asks(), mark); }
-  static Outcome Up(const Packet& packet, uint32_t mark = 0) {
-    runner().ComeInBy(kIn);
-    return runner().Run(Hook::kLan, FrameTo(kInMac, packet), mark);
-  }
-  Outcome Down(uint32_t mark = 0) const { return Down(Answers(), mark); }
-  static Outcome Down(const Packet& packet, uint32_t mark = 0) {
-    runner().ComeInBy(kOut);
-    return runner().Run(Hook::kWan, FrameTo(kOutMac, packet), mark);
-  }
-
-  static Outcome Translated() {
-    return {.code = TC_ACT_REDIRECT, .mark = kOwnMark, .reason = TPX_R_TRANSLATED, .changed = true};
-  }
   static void ExpectUp(const Packet& packet, Packet translated) {
     EXPECT_EQ(Up(packet), Translated());
     EXPECT_EQ(runner().left(), FrameOf(kOutMac, kHopMac, translated.HopLimit(63)));
-  }
-  static void ExpectDown(const Packet& packet, Packet translated) {
-    EXPECT_EQ(Down(packet), Translated());
-    EXPECT_EQ(runner().left(), FrameOf(kInMac, kClientMac, translated.HopLimit(63)));
   }
   void ExpectBoth() const {
     ExpectDown(Answers(), AnswersTranslated());
@@ -162,12 +106,6 @@ TEST_P(Translate, WhereTheRuleLeavesItOpenOnlyByDevicesThatAreLookedAt) {
   ExpectLeft();
   Attach(kIn);
   ExpectBoth();
-}
-
-// The two bytes of payload with which the datagram's checksum comes to 0.
-Bytes Balancing(Packet packet) {
-  const Bytes frame = packet.Payload(Bytes{0, 0}).Build();
-  return {frame.at(frame.size() - 4), frame.at(frame.size() - 3)};
 }
 
 // 0 would say that there is none, so it is 0xffff then (RFC 768).
@@ -294,7 +232,7 @@ TEST_P(Translate, AForgottenFlowIsJudgedAnew) {
 }
 
 TEST_P(Translate, ARedirectToAnotherServer) {
-  policy::Rule rule = Rule();
+  policy::Rule rule = Rule(TPX_FORWARD_FIB);
   rule.action = TPX_ACTION_REDIRECT;
   rule.target = {.addr = Address(far_server()), .port = kServed};
   Publish(rule);
@@ -349,16 +287,13 @@ TEST_P(Translate, OthersAreNotConcerned) {
 
 // The kernel's socket has to see them, and the worker what it is about.
 TEST_P(Translate, AnIcmpErrorGivesTheSessionBack) {
-  const auto error = [](const char* from, const char* to, const Packet& about) {
-    return Packet().Ip(from, to).Icmp(3, 1).Code(about.is_v4() ? 3 : 4).Quote(about);
-  };
   ExpectBoth();
-  Down(error(far_server(), own(), AsksTranslated()));
+  Down(IcmpError(far_server(), own(), AsksTranslated()));
   EXPECT_FALSE(IsThere(UpFlow()) || IsThere(DownFlow()));
   ExpectLeft();
   HandOver();
   ExpectBoth();
-  Up(error(far_client(), far_server(), AnswersTranslated()));
+  Up(IcmpError(far_client(), far_server(), AnswersTranslated()));
   EXPECT_FALSE(IsThere(UpFlow()) || IsThere(DownFlow()));
   ExpectLeft();
 }

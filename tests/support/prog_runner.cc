@@ -16,6 +16,7 @@
 #include <algorithm>
 #include <cstdlib>
 #include <ctime>
+#include <numeric>
 
 #include "support/check.h"
 #include "tpx.skel.h"
@@ -98,12 +99,14 @@ ProgRunner::ProgRunner() : out_(1 << 16) {
             skeleton_->rodata->tpx_steer_mark == kSteerMark && skeleton_->rodata->tpx_own_mark == kOwnMark);
   control_ = Map<tpx_control>(skeleton_->maps.tpx_control, 1);
   workers_ = Map<tpx_worker>(skeleton_->maps.tpx_workers, TPX_MAX_WORKERS);
+  upstreams_ = Map<tpx_upstream>(skeleton_->maps.tpx_upstreams, TPX_UPSTREAMS);
   batch_.resize(static_cast<size_t>(TPX_REASON_COUNT * libbpf_num_possible_cpus()));
 }
 
 ProgRunner::~ProgRunner() {
   munmap(control_, sizeof(*control_));
   munmap(workers_, sizeof(*workers_) * TPX_MAX_WORKERS);
+  munmap(upstreams_, sizeof(*upstreams_) * TPX_UPSTREAMS);
   tpx_bpf__destroy(skeleton_);
 }
 
@@ -255,6 +258,15 @@ std::optional<tpx_verdict> ProgRunner::Remembered(const tpx_flow& flow) const {
 }
 
 void ProgRunner::ForgetFlows() { Empty(skeleton_->maps.tpx_flows); }
+
+void ProgRunner::Relay(uint32_t second) {
+  std::vector<uint32_t> keys(TPX_RELAYED);
+  std::iota(keys.begin(), keys.end(), 0);
+  const std::vector<uint32_t> values(TPX_RELAYED, second);
+  uint32_t count = TPX_RELAYED;
+  TPX_PCHECK(bpf_map_update_batch(bpf_map__fd(skeleton_->maps.tpx_relayed), keys.data(), values.data(),
+                                  &count, nullptr) == 0);
+}
 
 void ProgRunner::AgeFlow(const tpx_flow& flow, uint32_t seconds) {
   auto verdict = Remembered(flow);

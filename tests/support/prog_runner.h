@@ -18,6 +18,7 @@
 #include "tpx/policy/compile.h"
 #include "tpx/policy/config.h"
 #include "tpx_abi.h"
+#include "tpx_nat.h"
 
 struct __sk_buff;
 struct tpx_bpf;
@@ -96,6 +97,9 @@ class ProgRunner {
     return listeners_.at(TPX_LISTENER(worker, kind)).get();
   }
   tpx_control& control() { return *control_; }
+  tpx_upstream& upstream(bool v4, uint16_t port) { return upstreams_[TPX_UPSTREAM(uint32_t{!v4}, port)]; }
+  // As if an answer to every client had gone by the stack in that second.
+  void Relay(uint32_t second);
 
   // By which device the packets of the following runs come in: 1, which rules know
   // as "lan1", until the next Reset, or kOtherDevice.
@@ -155,6 +159,7 @@ class ProgRunner {
   tpx_bpf* skeleton_ = nullptr;
   tpx_control* control_ = nullptr;
   tpx_worker* workers_ = nullptr;
+  tpx_upstream* upstreams_ = nullptr;
   uint16_t port_ = 0;
   uint32_t device_ = kFirstDevice;
   std::vector<UniqueFd> listeners_;

@@ -41,6 +41,10 @@ inline absl::StatusOr<Map<tpx_flow, tpx_verdict>> OpenFlows(const std::string& p
 inline absl::StatusOr<Map<tpx_flow, tpx_translation>> OpenNat(const std::string& pins, Access access) {
   return Map<tpx_flow, tpx_translation>::OpenPinned(pins + "/tpx_nat", BPF_MAP_TYPE_HASH, access);
 }
+// Index TPX_UPSTREAM(is_v6, port).
+inline absl::StatusOr<SharedArray<tpx_upstream>> OpenUpstreams(const std::string& pins, Access access) {
+  return SharedArray<tpx_upstream>::OpenPinned(pins + "/tpx_upstreams", TPX_UPSTREAMS, access);
+}
 // Key: a descriptor of the socket.
 inline absl::StatusOr<Map<int, tpx_socket>> OpenSockets(const std::string& pins, Access access) {
   return Map<int, tpx_socket>::OpenPinned(pins + "/tpx_sockets", BPF_MAP_TYPE_SK_STORAGE, access);

@@ -53,11 +53,17 @@ class SlotTable {
   // Calls `visit` for every one that isn't free; it may free the one it is given.
   template <typename Visit>
   void ForEach(Visit&& visit) {
-    for (auto& chunk : chunks_) {
-      for (uint32_t i = 0; i < kChunk; ++i) {
-        if (!chunk[i].is_free()) visit(chunk[i]);
-      }
+    for (uint32_t chunk = 0; ForEachIn(chunk, visit);) ++chunk;
+  }
+
+  // As ForEach, for one chunk of them; false: there is none of that number.
+  template <typename Visit>
+  bool ForEachIn(uint32_t chunk, Visit&& visit) {
+    if (chunk >= chunks_.size()) return false;
+    for (uint32_t i = 0; i < kChunk; ++i) {
+      if (T& slot = chunks_[chunk][i]; !slot.is_free()) visit(slot);
     }
+    return true;
   }
 
  private:

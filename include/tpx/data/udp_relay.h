@@ -14,6 +14,7 @@
 #include "tpx/data/reply_sockets.h"
 #include "tpx/data/shared_slot.h"
 #include "tpx/data/spare_upstreams.h"
+#include "tpx/data/udp_answers.h"
 #include "tpx/data/udp_errors.h"
 #include "tpx/data/udp_table.h"
 #include "tpx/data/udp_translations.h"
@@ -71,9 +72,10 @@ class UdpRelay {
   void FromServer(Received& received, UdpSession& session, uint64_t now_ms);
   bool Confirm(UdpSession& session, const Endpoint& server);
   void Send(const Outgoing& outgoing);
-  Outgoing Onward(const Received& received, UdpSession& session, uint64_t now_ms);
+  Outgoing Onward(const Received& received, UdpSession& session, const Endpoint& server, uint64_t now_ms);
   bool Refused(const Received& received);
   UdpSession* SessionFor(const UdpKey& key, uint64_t now_ms);
+  UdpSession* Victim(const IpAddr& client, bool preserved, uint64_t now_ms);
   int OpenUpstream(UdpSession& session);
   int BindUpstream(UdpSession& session);
   int MakeUpstream(UdpSession& session);
@@ -96,6 +98,7 @@ class UdpRelay {
   std::array<UniqueFd, TPX_LISTENER_KINDS> listener_;  // those of UDP
   UdpTable table_;
   SpareUpstreams spares_;
+  UdpAnswers answers_;
   UdpTranslations translations_;
   UdpErrors errors_;
   DatagramSender sender_;

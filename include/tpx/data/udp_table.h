@@ -36,6 +36,8 @@ class UdpTable {
 
   // Whom a new session of this client would have to replace; nullptr when there is room.
   UdpSession* Victim(const IpAddr& client, bool preserved);
+  // Whom the same list has behind it, or nullptr.
+  UdpSession* After(const UdpSession& session) const;
   // Whose time is up, or nullptr.
   UdpSession* Expired(uint64_t now_ms) const;
   uint64_t NextExpiry() const;
@@ -59,6 +61,11 @@ class UdpTable {
   template <typename Visit>
   void ForEach(Visit&& visit) {
     slots_.ForEach(visit);
+  }
+  // A part of them; false: there is none of that number.
+  template <typename Visit>
+  bool ForEachIn(uint32_t chunk, Visit&& visit) {
+    return slots_.ForEachIn(chunk, visit);
   }
 
  private:

@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <span>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
@@ -10,6 +11,7 @@
 #include "tpx/data/icmp_budget.h"
 #include "tpx/data/translation_map.h"
 #include "tpx_abi.h"
+#include "tpx_nat.h"
 
 namespace tpx::data {
 
@@ -49,6 +51,7 @@ struct WorkerOptions {
   // All must outlive the worker; one budget for all workers of the machine.
   DecisionSource* decisions = nullptr;
   TranslationMap* translations = nullptr;
+  std::span<tpx_upstream> upstreams;  // of all ports of both families, or none
   IcmpBudget* icmp_budget = nullptr;
 };
 

@@ -131,6 +131,7 @@ class WorkerTest : public testing::TestWithParam<Family> {
                          .conntrack_count_fd = conntrack_count_.get(),
                          .decisions = &decisions_,
                          .translations = &translations_,
+                         .upstreams = {},
                          .icmp_budget = &icmp_budget_};
   std::unique_ptr<Worker> worker_;
   UniqueFd listener_;  // of the server

@@ -1,0 +1,51 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <cstdint>
+#include <span>
+
+#include "tpx/data/udp_table.h"
+#include "tpx_nat.h"
+
+namespace tpx::data {
+
+// Tells tc whose a session's port is (tpx_upstreams), so that answers to it go to the client without the
+// worker, from the first one on, where the rule leaves that open and nobody would miss them in the stack.
+// What tc does not take comes to the session's socket as ever. Nothing here is a system call.
+//
+// A session is seen to have answers when it has other traffic, when it would have to go, and once a second;
+// so it is as young as its last datagram by two seconds.
+class UdpAnswers {
+ public:
+  // `upstreams`: TPX_UPSTREAMS of them, or none: then tc takes nothing. Both must outlive it.
+  UdpAnswers(uint32_t worker, std::span<tpx_upstream> upstreams, UdpTable& table);
+
+  // Its socket has got a port of the gateway's own.
+  void Announce(UdpSession& session);
+  // Before the socket gives it up: when it returns, tc begins nothing with it any more.
+  void Withdraw(UdpSession& session);
+  // Its place will be needed soon.
+  void Prefetch(const UdpSession& session) const {
+    if (session.port != 0) __builtin_prefetch(&At(session), 1);
+  }
+  // Adds to session.down what tc has sent since the last time. Whether there was any.
+  bool Note(UdpSession& session);
+
+  // Touches those in the table that had answers; a part of them in each call.
+  void Look(uint64_t now_ms);
+  uint64_t NextLook() const;
+  // When Look last found one that had some.
+  uint64_t busy_ms() const { return busy_ms_; }
+
+ private:
+  tpx_upstream& At(const UdpSession& session) const;
+
+  const uint32_t worker_;
+  const std::span<tpx_upstream> upstreams_;
+  UdpTable& table_;
+  uint32_t chunk_ = 0;  // of the table, that is next in this round
+  uint64_t next_round_ms_ = 0;
+  uint64_t busy_ms_ = 0;
+};
+
+}  // namespace tpx::data

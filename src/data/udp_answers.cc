@@ -1,0 +1,79 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "tpx/data/udp_answers.h"
+
+#include <algorithm>
+#include <atomic>
+#include <limits>
+
+#include "tpx/data/decision_source.h"
+#include "tpx/sys/socket.h"
+
+namespace tpx::data {
+namespace {
+
+constexpr uint64_t kRoundMs = 1000;
+
+void NextTurn(tpx_upstream& upstream, std::memory_order order) {
+  std::atomic_ref turn(upstream.turn);
+  turn.store(turn.load(std::memory_order_relaxed) + 1, order);
+}
+
+}  // namespace
+
+UdpAnswers::UdpAnswers(uint32_t worker, std::span<tpx_upstream> upstreams, UdpTable& table)
+    : worker_(worker), upstreams_(upstreams), table_(table) {}
+
+tpx_upstream& UdpAnswers::At(const UdpSession& session) const {
+  return upstreams_[TPX_UPSTREAM(uint32_t{!session.is_v4()}, session.port)];
+}
+
+// A preserved session has the client's address and port, not one of the gateway's.
+void UdpAnswers::Announce(UdpSession& session) {
+  Endpoint own;
+  if (upstreams_.empty() || session.preserved || sys::OriginalDestination(session.upstream.get(), own) < 0)
+    return;
+  session.port = own.port;
+  tpx_upstream& upstream = At(session);
+  session.answers = std::atomic_ref(upstream.answers).load(std::memory_order_relaxed);
+  upstream.client = ToTarget(session.key.client);
+  upstream.server = session.key.is_pair() ? ToTarget(session.key.destination) : tpx_target{};
+  upstream.worker = worker_;
+  NextTurn(upstream, std::memory_order_release);
+}
+
+void UdpAnswers::Withdraw(UdpSession& session) {
+  if (session.port == 0) return;
+  Note(session);
+  NextTurn(At(session), std::memory_order_relaxed);
+  std::atomic_thread_fence(std::memory_order_seq_cst);  // before what the next session of the port stores
+  session.port = 0;
+}
+
+bool UdpAnswers::Note(UdpSession& session) {
+  if (session.port == 0) return false;
+  const uint32_t answers = std::atomic_ref(At(session).answers).load(std::memory_order_relaxed);
+  const uint32_t more = answers - session.answers;
+  if (more == 0) return false;
+  session.answers = answers;
+  session.down = static_cast<uint8_t>(
+      std::min<uint32_t>(std::numeric_limits<uint8_t>::max(), session.down + std::min(more, 255u)));
+  return true;
+}
+
+void UdpAnswers::Look(uint64_t now_ms) {
+  if (upstreams_.empty() || (chunk_ == 0 && now_ms < next_round_ms_)) return;
+  if (chunk_ == 0) next_round_ms_ = now_ms + kRoundMs;
+  const bool there = table_.ForEachIn(chunk_++, [this, now_ms](UdpSession& session) {
+    if (session.phase != UdpSession::Phase::kOpen || !Note(session)) return;
+    table_.Touch(session, now_ms);
+    busy_ms_ = now_ms;
+  });
+  if (!there) chunk_ = 0;
+}
+
+uint64_t UdpAnswers::NextLook() const {
+  if (upstreams_.empty() || table_.open() == 0) return UINT64_MAX;
+  return chunk_ == 0 ? next_round_ms_ : 0;
+}
+
+}  // namespace tpx::data
