@@ -36,19 +36,22 @@ TPX_SIZE(struct tpx_translation, 68);
 /*
  * tpx_upstreams[TPX_UPSTREAM(is_v6, port)], memory-mapped: whose the session is that has the socket with this
  * port of the gateway's own. Answers to it go to the client by tc, where the verdict of what they answer
- * (tpx_flows) leaves that open (TPX_FORWARD_AUTO). Written by the session's worker alone, but for `answers`.
+ * (tpx_flows) leaves that open (TPX_FORWARD_AUTO). The rest is written by the session's worker alone.
  */
 #define TPX_UPSTREAMS (2 * 65536)
 #define TPX_UPSTREAM(is_v6, port) ((is_v6) << 16 | (port)) /* host byte order */
 
 struct tpx_upstream {
-  __u32 turn;    /* odd: somebody's. Raised before and after anything else changes */
-  __u32 answers; /* datagrams and trains that tc has sent to a client of this port; raised by tc */
+  __u32 turn; /* odd: somebody's. Raised before and after anything else changes */
+  /* Changed by tc: datagrams and trains that it has sent to a client of this port, and when it did so last,
+   * in milliseconds of CLOCK_MONOTONIC. */
+  __u32 answers;
+  __u32 answered_ms;
   struct tpx_target client;
   struct tpx_target
       server; /* of a socket that hears one server only: as the client writes to it. Else port 0 */
   __u32 worker;
-  __u32 pad[3];
+  __u32 pad[2];
 };
 TPX_SIZE(struct tpx_upstream, 64);
 

@@ -90,7 +90,8 @@ static __noinline int forward_answer(struct __sk_buff *skb, struct packet *p) {
   struct bpf_fib_lookup fib = {};
   struct tpx_upstream *u;
   struct heard h;
-  __u32 index, now = now_s();
+  __u64 now_ns = tick_ns();
+  __u32 index, now = now_ns / 1000000000;
 
   if (!p || !is_local(&p->flow.dst)) return TC_ACT_UNSPEC;
   index = TPX_UPSTREAM((__u32) !!p->is_v6, bpf_ntohs(p->flow.dport));
@@ -101,6 +102,7 @@ static __noinline int forward_answer(struct __sk_buff *skb, struct packet *p) {
   if (!came_by_its_route(skb, p, &fib) || find_way(skb, p, &h.as, &fib) ||
       !may_leave_by(TPX_FORWARD_AUTO, fib.ifindex) || is_neighbours_turn(skb, &h.as, now))
     return TC_ACT_UNSPEC;
+  u->answered_ms = now_ns / 1000000;
   __sync_fetch_and_add(&u->answers, 1);
   return send_as(skb, p, &h.as, &fib);
 }

@@ -21,7 +21,7 @@ void DeadlineList::Add(DeadlineHook& hook, uint64_t now_ms) {
 }
 
 void DeadlineList::Touch(DeadlineHook& hook, uint64_t now_ms) {
-  if (now_ms - hook.stamp_ms > granularity_ms_) Add(hook, now_ms);
+  if (IsWorthTouching(hook, now_ms)) Add(hook, now_ms);
 }
 
 void DeadlineList::Remove(DeadlineHook& hook) {

@@ -43,7 +43,6 @@ void UdpAnswers::Announce(UdpSession& session) {
 
 void UdpAnswers::Withdraw(UdpSession& session) {
   if (session.port == 0) return;
-  Note(session);
   NextTurn(At(session), std::memory_order_relaxed);
   std::atomic_thread_fence(std::memory_order_seq_cst);  // before what the next session of the port stores
   session.port = 0;
@@ -60,13 +59,21 @@ bool UdpAnswers::Note(UdpSession& session) {
   return true;
 }
 
+// What tc has of the clock is younger than now_ms by a turn at most, and its lowest bits.
+bool UdpAnswers::Refresh(UdpSession& session, uint64_t now_ms) {
+  if (!Note(session)) return false;
+  const uint32_t answered_ms = std::atomic_ref(At(session).answered_ms).load(std::memory_order_relaxed);
+  const auto age_ms = static_cast<int32_t>(static_cast<uint32_t>(now_ms) - answered_ms);
+  const uint64_t at_ms = age_ms > 0 ? now_ms - static_cast<uint32_t>(age_ms) : now_ms;
+  busy_ms_ = std::max(busy_ms_, at_ms);
+  return table_.TouchLate(session, at_ms);
+}
+
 void UdpAnswers::Look(uint64_t now_ms) {
   if (upstreams_.empty() || (chunk_ == 0 && now_ms < next_round_ms_)) return;
   if (chunk_ == 0) next_round_ms_ = now_ms + kRoundMs;
   const bool there = table_.ForEachIn(chunk_++, [this, now_ms](UdpSession& session) {
-    if (session.phase != UdpSession::Phase::kOpen || !Note(session)) return;
-    table_.Touch(session, now_ms);
-    busy_ms_ = now_ms;
+    if (session.phase == UdpSession::Phase::kOpen) Refresh(session, now_ms);
   });
   if (!there) chunk_ = 0;
 }

@@ -332,7 +332,8 @@ void UdpRelay::EndTurn(uint64_t now_ms) {
   for (uint32_t n = 0; n < kTurnTimeouts; ++n) {
     UdpSession* session = table_.Expired(now_ms);
     if (session == nullptr) break;
-    if (answers_.Note(*session) || translations_.IsBusy(*session, now_ms)) {
+    if (answers_.Refresh(*session, now_ms)) continue;
+    if (translations_.IsBusy(*session, now_ms)) {
       table_.Touch(*session, now_ms);
       continue;
     }

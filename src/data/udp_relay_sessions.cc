@@ -61,17 +61,11 @@ UdpSession* UdpRelay::SessionFor(const UdpKey& key, uint64_t now_ms) {
   return session;
 }
 
-// Not one that tc has sent answers of since it was looked at last, but for a few.
+// By what tc has sent as well, for the first few.
 UdpSession* UdpRelay::Victim(const IpAddr& client, bool preserved, uint64_t now_ms) {
   UdpSession* victim = table_.Victim(client, preserved);
-  for (int n = 0; victim != nullptr && n < kMostVictims && answers_.Note(*victim); ++n) {
-    table_.Touch(*victim, now_ms);
+  for (int n = 0; victim != nullptr && n < kMostVictims && answers_.Refresh(*victim, now_ms); ++n) {
     victim = table_.Victim(client, preserved);
-  }
-  UdpSession* next = victim == nullptr ? nullptr : table_.After(*victim);
-  if (next != nullptr) {
-    answers_.Prefetch(*next);
-    __builtin_prefetch(table_.After(*next));
   }
   return victim;
 }

@@ -76,10 +76,6 @@ UdpSession* UdpTable::OldestMasqueraded(bool v4) const {
   });
 }
 
-UdpSession* UdpTable::After(const UdpSession& session) const {
-  return SessionOf(session.list->After(session));
-}
-
 UdpSession* UdpTable::Expired(uint64_t now_ms) const {
   for (const DeadlineList* list : {&one_way_, &answered_, &stream_}) {
     if (DeadlineHook* hook = list->Expired(now_ms); hook != nullptr) return SessionOf(hook);
@@ -121,6 +117,18 @@ void UdpTable::Touch(UdpSession& session, uint64_t now_ms) {
   if (session.owner->newest == &session) return;
   Unlink(session);
   LinkNewest(session);
+}
+
+bool UdpTable::TouchLate(UdpSession& session, uint64_t at_ms) {
+  DeadlineList& list = ListOf(session);
+  const bool was_silent = list.IsWorthTouching(session, at_ms);
+  if (session.list == &list && !was_silent) return false;
+  list.Add(session, std::max(at_ms, session.stamp_ms));
+  if (was_silent) {
+    Unlink(session);
+    LinkNewest(session);
+  }
+  return true;
 }
 
 void UdpTable::Close(UdpSession& session) {

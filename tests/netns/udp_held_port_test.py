@@ -18,6 +18,10 @@ from udp_case import IP_MTU_DISCOVER, IPV6_MTU_DISCOVER, PMTUDISC_DO, PMTUDISC_D
 class Holding(UdpCase):
     """A service of the gateway has a port on all addresses and shares it with nobody; servers have that port too."""
 
+    def start_udp(self, *rules, **options):
+        """These are about the worker's answers, not those that tc sends."""
+        super().start_udp(*(rules or [product.udp_rule(forward="stack")]), **options)
+
     def hold(self, *ports):
         self.tpx.stop()  # its sockets would keep the service from having the port
         return self.peer(self.lab.gateway, *ports)

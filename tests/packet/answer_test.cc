@@ -67,6 +67,7 @@ TEST_P(Answer, ToTheClient) {
     ExpectDown(Answers().Payload(size), AnswersTranslated().Payload(size));
   }
   EXPECT_EQ(upstream().answers - before, 5u);
+  EXPECT_LT(static_cast<uint32_t>(MonotonicNs() / 1'000'000) - upstream().answered_ms, 1000u);
   EXPECT_EQ(Up(), Leaves(TPX_R_ESTABLISHED)) << "what the client sends is the worker's";
 }
 

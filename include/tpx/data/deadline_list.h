@@ -33,6 +33,10 @@ class DeadlineList {
   // Starts the time of `hook` anew, here; takes it off the list where it was.
   void Add(DeadlineHook& hook, uint64_t now_ms);
   void Touch(DeadlineHook& hook, uint64_t now_ms);
+  // Whether touching it would move it.
+  bool IsWorthTouching(const DeadlineHook& hook, uint64_t now_ms) const {
+    return now_ms > hook.stamp_ms + granularity_ms_;
+  }
   static void Remove(DeadlineHook& hook);
 
   // The entry that expired first, still on the list, or nullptr.

@@ -24,14 +24,12 @@ class UdpAnswers {
   void Announce(UdpSession& session);
   // Before the socket gives it up: when it returns, tc begins nothing with it any more.
   void Withdraw(UdpSession& session);
-  // Its place will be needed soon.
-  void Prefetch(const UdpSession& session) const {
-    if (session.port != 0) __builtin_prefetch(&At(session), 1);
-  }
   // Adds to session.down what tc has sent since the last time. Whether there was any.
   bool Note(UdpSession& session);
+  // And gives the session the place in the table that it has by these. Whether it is another one.
+  bool Refresh(UdpSession& session, uint64_t now_ms);
 
-  // Touches those in the table that had answers; a part of them in each call.
+  // Refreshes all of them; a part in each call.
   void Look(uint64_t now_ms);
   uint64_t NextLook() const;
   // When Look last found one that had some.

@@ -36,8 +36,6 @@ class UdpTable {
 
   // Whom a new session of this client would have to replace; nullptr when there is room.
   UdpSession* Victim(const IpAddr& client, bool preserved);
-  // Whom the same list has behind it, or nullptr.
-  UdpSession* After(const UdpSession& session) const;
   // Whose time is up, or nullptr.
   UdpSession* Expired(uint64_t now_ms) const;
   uint64_t NextExpiry() const;
@@ -51,6 +49,10 @@ class UdpTable {
   UdpSession* Open(const UdpKey& key, bool preserved, uint64_t now_ms, UdpSession* spare = nullptr);
   // Notes traffic, which may change the session's class.
   void Touch(UdpSession& session, uint64_t now_ms);
+  // As Touch, for answers that are noticed later, of which the last came at `at_ms`: it does not get in front
+  // of those that were touched meanwhile, unless it was silent before for longer than lists distinguish.
+  // Whether it has another place now.
+  bool TouchLate(UdpSession& session, uint64_t at_ms);
   // Takes it out; it stays allocated until Free.
   void Close(UdpSession& session);
   void Free(UdpSession& session) { slots_.Free(session); }

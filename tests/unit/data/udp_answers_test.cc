@@ -38,6 +38,10 @@ class UdpAnswersTest : public testing::TestWithParam<const char*> {
     EXPECT_EQ(sys::OriginalDestination(session.upstream.get(), own), 0);
     return upstreams_[TPX_UPSTREAM(uint32_t{!v4()}, own.port)];
   }
+  void Answer(const UdpSession& session, uint64_t now_ms) {
+    Of(session).answers++;
+    Of(session).answered_ms = static_cast<uint32_t>(now_ms);
+  }
   static bool IsAnnounced(const tpx_upstream& upstream) { return upstream.turn % 2 == 1; }
 
   const Endpoint client_{*IpAddr::Parse(GetParam()), 1000};
@@ -118,16 +122,32 @@ TEST_P(UdpAnswersTest, AnswersKeepASessionYoung) {
   std::vector<UdpSession*> sessions;
   for (int n = 0; n < 600; ++n) sessions.push_back(&Open());  // in several parts of the table
   EXPECT_EQ(answers_.NextLook(), 0u);
-  for (UdpSession* session : sessions) Of(*session).answers++;
-  uint64_t now = 9000;
+  uint64_t now = (uint64_t{1} << 32) + 500;  // tc tells the lowest bits only
+  for (UdpSession* session : sessions) table_.Touch(*session, now - 5000);
+  for (UdpSession* session : sessions) Answer(*session, now - 1000);
   for (answers_.Look(now); answers_.NextLook() == 0;) answers_.Look(now);
   EXPECT_EQ(answers_.NextLook(), now + 1000);
-  EXPECT_EQ(answers_.busy_ms(), now);
-  EXPECT_EQ(table_.Expired(now + 4999), nullptr) << "by the time of streams, from then on";
-  EXPECT_NE(table_.Expired(now + 5000), nullptr);
-  Of(*sessions[0]).answers++;
+  EXPECT_EQ(answers_.busy_ms(), now - 1000);
+  EXPECT_EQ(table_.Expired(now + 3999), nullptr) << "by the time of streams, from then on";
+  EXPECT_NE(table_.Expired(now + 4000), nullptr);
+  Answer(*sessions[0], now + 900);
   answers_.Look(now + 999);
-  EXPECT_EQ(answers_.busy_ms(), now) << "not before the next round";
+  EXPECT_EQ(answers_.busy_ms(), now - 1000) << "not before the next round";
+}
+
+// An answer that is noticed late makes its session no younger than one that has asked since.
+TEST_P(UdpAnswersTest, WhoGoesFirstIsNotAMatterOfWhenItIsNoticed) {
+  UdpSession &answered = Open(), &waiting = Open();
+  table_.Touch(waiting, 100);
+  Answer(answered, 50);
+  EXPECT_TRUE(answers_.Refresh(answered, 500)) << "has another class";
+  EXPECT_EQ(answered.owner->oldest, &answered);
+  Answer(answered, 300);
+  EXPECT_FALSE(answers_.Refresh(answered, 600));
+  EXPECT_EQ(answered.owner->oldest, &answered);
+  Answer(answered, 3000);
+  EXPECT_TRUE(answers_.Refresh(answered, 3000));
+  EXPECT_EQ(answered.owner->oldest, &waiting) << "was answered long after";
 }
 
 }  // namespace
