@@ -247,6 +247,7 @@ static __always_inline int judge_datagram(struct __sk_buff *skb, struct packet *
     return judge_new_datagram(skb, p);
   note_seen(&p->flow, v, now);
   if (v->fragmentable != p->may_fragment) v->fragmentable = p->may_fragment;
+  if (v->relayed) v->relayed = 0; /* whoever it was that the error was about */
   return is_for_upstream(v) ? TPX_R_ESTABLISHED : judge_known_datagram(&p->flow, v);
 }
 

@@ -159,7 +159,8 @@ struct tpx_verdict {
   __u8 fragmentable : 1; /* UDP over IPv4: the flow's last datagram may be fragmented on its way */
   __u8 logs : 1;         /* the rule says so */
   __u8 forward : 2;      /* enum tpx_forward */
-  __u8 relayed : 1;      /* UDP: its answers are the worker's: of one there was an ICMP error */
+  __u8 relayed : 1; /* UDP: since an ICMP error about one its answers are the worker's, until its sender is
+                       heard */
   __u8 pad : 3;
   __u16 limit;          /* 1 + number of the rule, if it has a limit */
   __u32 device;         /* UDP: index of the device that the flow came in by */

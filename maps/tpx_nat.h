@@ -43,15 +43,17 @@ TPX_SIZE(struct tpx_translation, 68);
 
 struct tpx_upstream {
   __u32 turn; /* odd: somebody's. Raised before and after anything else changes */
-  /* Changed by tc: datagrams and trains that it has sent to a client of this port, and when it did so last,
-   * in milliseconds of CLOCK_MONOTONIC. */
-  __u32 answers;
+  /* Changed by tc: when it has sent a datagram or a train to a client of this port last, in milliseconds of
+   * CLOCK_MONOTONIC; and how many. CPUs may lose some of these. */
   __u32 answered_ms;
-  struct tpx_target client;
-  struct tpx_target
-      server; /* of a socket that hears one server only: as the client writes to it. Else port 0 */
-  __u32 worker;
-  __u32 pad[2];
+  __u16 answers;
+  __u8 worker;
+  __u8 pad;
+  __be16 client_port;
+  __be16 server_port; /* of a socket that hears one server only, as the client writes to it; else 0 */
+  struct tpx_addr client;
+  struct tpx_addr server;
+  struct tpx_addr own; /* that the socket is bound to; 0: any */
 };
 TPX_SIZE(struct tpx_upstream, 64);
 

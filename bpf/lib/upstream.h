@@ -29,14 +29,15 @@ static __always_inline int read_upstream(struct tpx_upstream *u, const struct tp
 
   if (!(turn & 1) || !is_turn(u, turn)) return -1;
   h->as = *answer;
-  h->as.dst = u->client.addr;
-  h->as.dport = u->client.port;
+  h->as.dst = u->client;
+  h->as.dport = u->client_port;
   h->worker = u->worker;
-  h->by_one_server = u->server.port != 0;
+  h->by_one_server = u->server_port != 0;
   if (h->by_one_server) {
-    h->as.src = u->server.addr;
-    h->as.sport = u->server.port;
+    h->as.src = u->server;
+    h->as.sport = u->server_port;
   }
+  if (!addr_is_unspecified(&u->own) && !addr_equal(&u->own, &answer->dst)) return -1;
   return is_turn(u, turn) ? 0 : -1;
 }
 
@@ -96,13 +97,13 @@ static __noinline int forward_answer(struct __sk_buff *skb, struct packet *p) {
   if (!p || !is_local(&p->flow.dst)) return TC_ACT_UNSPEC;
   index = TPX_UPSTREAM((__u32) !!p->is_v6, bpf_ntohs(p->flow.dport));
   u = bpf_map_lookup_elem(&tpx_upstreams, &index);
-  if (!u || !is_for_tc(TPX_FORWARD_AUTO, now) || read_upstream(u, &p->flow, &h) || !is_alive(h.worker) ||
-      !is_expected(&p->flow, &h, now))
+  if (!u || !is_for_tc(TPX_FORWARD_AUTO, now) || read_upstream(u, &p->flow, &h) ||
+      addr_is_v4(&h.as.dst) == p->is_v6 || !is_alive(h.worker) || !is_expected(&p->flow, &h, now))
     return TC_ACT_UNSPEC;
   if (!came_by_its_route(skb, p, &fib) || find_way(skb, p, &h.as, &fib) ||
       !may_leave_by(TPX_FORWARD_AUTO, fib.ifindex) || is_neighbours_turn(skb, &h.as, now))
     return TC_ACT_UNSPEC;
   u->answered_ms = now_ns / 1000000;
-  __sync_fetch_and_add(&u->answers, 1);
+  u->answers++;
   return send_as(skb, p, &h.as, &fib);
 }

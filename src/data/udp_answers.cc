@@ -11,7 +11,8 @@
 namespace tpx::data {
 namespace {
 
-constexpr uint64_t kRoundMs = 1000;
+constexpr uint64_t kRoundMs = 500, kSoonMs = 50;
+constexpr int kChunksAtOnce = 4;
 
 void NextTurn(tpx_upstream& upstream, std::memory_order order) {
   std::atomic_ref turn(upstream.turn);
@@ -27,17 +28,23 @@ tpx_upstream& UdpAnswers::At(const UdpSession& session) const {
   return upstreams_[TPX_UPSTREAM(uint32_t{!session.is_v4()}, session.port)];
 }
 
-// A preserved session has the client's address and port, not one of the gateway's.
+// A preserved session has the client's address and port, not one of the gateway's; tc makes no packet of one
+// family of one of the other.
 void UdpAnswers::Announce(UdpSession& session) {
   Endpoint own;
-  if (upstreams_.empty() || session.preserved || sys::OriginalDestination(session.upstream.get(), own) < 0)
+  if (upstreams_.empty() || session.preserved || session.key.client.addr.is_v4() != session.is_v4() ||
+      sys::OriginalDestination(session.upstream.get(), own) < 0)
     return;
   session.port = own.port;
   tpx_upstream& upstream = At(session);
   session.answers = std::atomic_ref(upstream.answers).load(std::memory_order_relaxed);
-  upstream.client = ToTarget(session.key.client);
-  upstream.server = session.key.is_pair() ? ToTarget(session.key.destination) : tpx_target{};
-  upstream.worker = worker_;
+  const tpx_target client = ToTarget(session.key.client), server = ToTarget(session.key.destination);
+  upstream.client = client.addr;
+  upstream.client_port = client.port;
+  upstream.server = server.addr;
+  upstream.server_port = server.port;
+  upstream.own = session.key.is_pair() ? own.addr.raw : tpx_addr{};
+  upstream.worker = static_cast<uint8_t>(worker_);
   NextTurn(upstream, std::memory_order_release);
 }
 
@@ -50,12 +57,12 @@ void UdpAnswers::Withdraw(UdpSession& session) {
 
 bool UdpAnswers::Note(UdpSession& session) {
   if (session.port == 0) return false;
-  const uint32_t answers = std::atomic_ref(At(session).answers).load(std::memory_order_relaxed);
-  const uint32_t more = answers - session.answers;
+  const uint16_t answers = std::atomic_ref(At(session).answers).load(std::memory_order_relaxed);
+  const auto more = static_cast<uint16_t>(answers - session.answers);
   if (more == 0) return false;
   session.answers = answers;
-  session.down = static_cast<uint8_t>(
-      std::min<uint32_t>(std::numeric_limits<uint8_t>::max(), session.down + std::min(more, 255u)));
+  session.down =
+      static_cast<uint8_t>(std::min<uint32_t>(std::numeric_limits<uint8_t>::max(), session.down + more));
   return true;
 }
 
@@ -65,18 +72,28 @@ bool UdpAnswers::Refresh(UdpSession& session, uint64_t now_ms) {
   const uint32_t answered_ms = std::atomic_ref(At(session).answered_ms).load(std::memory_order_relaxed);
   const auto age_ms = static_cast<int32_t>(static_cast<uint32_t>(now_ms) - answered_ms);
   const uint64_t at_ms = age_ms > 0 ? now_ms - static_cast<uint32_t>(age_ms) : now_ms;
-  busy_ms_ = std::max(busy_ms_, at_ms);
+  busy_ms_ = now_ms;
   return table_.TouchLate(session, at_ms);
 }
 
 void UdpAnswers::Look(uint64_t now_ms) {
   if (upstreams_.empty() || (chunk_ == 0 && now_ms < next_round_ms_)) return;
-  if (chunk_ == 0) next_round_ms_ = now_ms + kRoundMs;
-  const bool there = table_.ForEachIn(chunk_++, [this, now_ms](UdpSession& session) {
-    if (session.phase == UdpSession::Phase::kOpen) Refresh(session, now_ms);
-  });
-  if (!there) chunk_ = 0;
+  if (chunk_ == 0) {
+    next_round_ms_ = now_ms + kRoundMs;
+    left_ = table_.open();
+  }
+  bool there = true;
+  for (int n = 0; n < kChunksAtOnce && there && left_ > 0; ++n) {
+    there = table_.ForEachIn(chunk_++, [this, now_ms](UdpSession& session) {
+      if (session.phase != UdpSession::Phase::kOpen) return;
+      Refresh(session, now_ms);
+      left_ -= left_ > 0;
+    });
+  }
+  if (!there || left_ == 0) chunk_ = 0;
 }
+
+void UdpAnswers::LookSoon(uint64_t now_ms) { next_round_ms_ = std::min(next_round_ms_, now_ms + kSoonMs); }
 
 uint64_t UdpAnswers::NextLook() const {
   if (upstreams_.empty() || table_.open() == 0) return UINT64_MAX;

@@ -229,9 +229,10 @@ void UdpRelay::FromClient(Received& received, tpx_listener kind, uint64_t now_ms
   }
   Confirm(*session, arrival.destination);
   Increment(session->up);
+  if (answers_.Note(*session)) translations_.OnAnswer(*session, arrival.destination, now_ms);
   slot_.Add(TPX_C_UDP_DATAGRAMS_UP, received.datagrams());
   slot_.Add(TPX_C_UDP_BYTES_UP, received.len);
-  Outgoing outgoing = Onward(received, *session, arrival.destination, now_ms);
+  Outgoing outgoing = Onward(received, *session, now_ms);
   outgoing.fd = session->upstream.get();
   outgoing.how.connected = key.is_pair();
   outgoing.how.destination = key.is_pair() ? session->target : arrival.destination;
@@ -259,9 +260,10 @@ void UdpRelay::FromServer(Received& received, UdpSession& session, uint64_t now_
     return buffers_->Return(received.buffer);
   }
   Increment(session.down);
+  translations_.OnAnswer(session, source, now_ms);
   slot_.Add(TPX_C_UDP_DATAGRAMS_DOWN, received.datagrams());
   slot_.Add(TPX_C_UDP_BYTES_DOWN, received.len);
-  Outgoing outgoing = Onward(received, session, source, now_ms);
+  Outgoing outgoing = Onward(received, session, now_ms);
   outgoing.fd = reply.fd;
   outgoing.how.destination = session.key.client;
   if (reply.raw) {
@@ -293,11 +295,8 @@ void UdpRelay::Send(const Outgoing& outgoing) {
 }
 
 // What both directions have in common.
-Outgoing UdpRelay::Onward(const Received& received, UdpSession& session, const Endpoint& server,
-                          uint64_t now_ms) {
-  answers_.Note(session);
+Outgoing UdpRelay::Onward(const Received& received, UdpSession& session, uint64_t now_ms) {
   table_.Touch(session, now_ms);
-  translations_.OnDatagrams(session, server, now_ms);
   Increment(session.calls);
   ++received_;
   last_traffic_ms_ = now_ms;

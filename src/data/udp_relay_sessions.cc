@@ -64,6 +64,7 @@ UdpSession* UdpRelay::SessionFor(const UdpKey& key, uint64_t now_ms) {
 // By what tc has sent as well, for the first few.
 UdpSession* UdpRelay::Victim(const IpAddr& client, bool preserved, uint64_t now_ms) {
   UdpSession* victim = table_.Victim(client, preserved);
+  if (victim != nullptr) answers_.LookSoon(now_ms);
   for (int n = 0; victim != nullptr && n < kMostVictims && answers_.Refresh(*victim, now_ms); ++n) {
     victim = table_.Victim(client, preserved);
   }

@@ -45,9 +45,8 @@ UdpTranslations::UdpTranslations(uint32_t worker, uint32_t own_mark, DecisionSou
                                  TranslationMap& map, SharedSlot& slot, UdpTable& table)
     : worker_(worker), own_mark_(own_mark), decisions_(decisions), map_(map), slot_(slot), table_(table) {}
 
-void UdpTranslations::OnDatagrams(UdpSession& session, const Endpoint& server, uint64_t now_ms) {
-  if (session.translation != UdpSession::kUntranslated || session.calls < session.enough || session.down == 0)
-    return;
+void UdpTranslations::OnAnswer(UdpSession& session, const Endpoint& server, uint64_t now_ms) {
+  if (session.translation != UdpSession::kUntranslated || session.calls < session.enough) return;
   session.calls = 0;
   const uint32_t ended = decisions_.UdpEnded();
   const std::optional<tpx_verdict> verdict = decisions_.Find(FlowOf(IPPROTO_UDP, session.key.client, server));

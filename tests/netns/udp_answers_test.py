@@ -81,6 +81,13 @@ class Answers(TranslatedCase):
                                                 {"dst": [family.server], "dport": [PORT]}))
                 self.assert_grows(self.exchanges(family), [5, 5, 0])
 
+    def test_redirected_to_the_other_family(self):
+        """Which the worker serves: tc gives a datagram new addresses, not another header."""
+        for family, other in (harness.FAMILIES, harness.FAMILIES[::-1]):
+            with self.subTest(family=family.name):
+                self.start_udp(product.udp_rule({"redirect": product.end(other.server, PORT)}, "elsewhere", {"dport": [PORT]}))
+                self.assert_grows(self.exchanges(family), [0, 5, 5], tries=1)
+
     def test_a_socket_for_each_server(self):
         self.start_udp(product.udp_rule(mapping="address-and-port-dependent"))
         for family in harness.FAMILIES:

@@ -7,6 +7,7 @@
 #include <array>
 #include <atomic>
 #include <cstring>
+#include <string>
 #include <thread>
 
 #include "support/nat_fixture.h"
@@ -17,10 +18,6 @@ namespace tpx::test {
 namespace {
 
 constexpr uint16_t kOtherPort = kClientPort + 1;
-
-tpx_target TargetOf(const IpAddr& addr, uint16_t port) {
-  return {.addr = addr.raw, .port = htons(port), .pad = 0};
-}
 
 class Answer : public NatTest {
  protected:
@@ -42,7 +39,8 @@ class Answer : public NatTest {
   tpx_upstream& upstream() const { return runner().upstream(v4(), kOwnPort); }
   // As the worker would, with the one that the verdict names.
   void Announce() const {
-    upstream().client = TargetOf(Address(far_client()), kClientPort);
+    upstream().client = Address(far_client()).raw;
+    upstream().client_port = htons(kClientPort);
     upstream().worker = runner().Remembered(UpFlow())->worker;
     upstream().turn |= 1;
   }
@@ -53,7 +51,10 @@ class Answer : public NatTest {
     EXPECT_EQ(Up(), Leaves(TPX_R_RULE_PROXY));
     Announce();
   }
-  void Hear(const char* server, uint16_t port) const { upstream().server = TargetOf(Address(server), port); }
+  void Hear(const char* server, uint16_t port) const {
+    upstream().server = Address(server).raw;
+    upstream().server_port = htons(port);
+  }
 
   void ExpectSent() const { ExpectDown(Answers(), AnswersTranslated()); }
   // To the worker.
@@ -62,11 +63,11 @@ class Answer : public NatTest {
 TPX_BOTH_FAMILIES(Answer);
 
 TEST_P(Answer, ToTheClient) {
-  const uint32_t before = upstream().answers;
+  const int before = upstream().answers;
   for (size_t size : {0, 1, 7, 500, 1350}) {
     ExpectDown(Answers().Payload(size), AnswersTranslated().Payload(size));
   }
-  EXPECT_EQ(upstream().answers - before, 5u);
+  EXPECT_EQ(upstream().answers, before + 5);
   EXPECT_LT(static_cast<uint32_t>(MonotonicNs() / 1'000'000) - upstream().answered_ms, 1000u);
   EXPECT_EQ(Up(), Leaves(TPX_R_ESTABLISHED)) << "what the client sends is the worker's";
 }
@@ -167,10 +168,41 @@ TEST_P(Answer, FromTheOutsideOnly) {
 
 // Elsewhere rp_filter may judge.
 TEST_P(Answer, OnlyByTheDeviceOfTheWayBack) {
-  runner().ComeInBy(ProgRunner::kOtherDevice);
-  EXPECT_EQ(runner().Run(Hook::kWan, Answers().Build()), Leaves(TPX_R_OWN_ADDRESS));
-  runner().ComeInBy(kIn);
-  EXPECT_EQ(runner().Run(Hook::kWan, FrameTo(kInMac, Answers())), Leaves(TPX_R_OWN_ADDRESS));
+  constexpr policy::MacAddress kOtherMac = {0x00, 0x53, 0x00, 0x00, 0x00, 0x05};
+  const auto down_other = [this, &kOtherMac] {
+    runner().ComeInBy(ProgRunner::kOtherDevice);
+    return runner().Run(Hook::kWan, FrameTo(kOtherMac, Answers()));
+  };
+  const std::string server = far_server();
+  Shell("ip link set other up address 00:53:00:00:00:05");
+  EXPECT_EQ(down_other(), Leaves(TPX_R_OWN_ADDRESS));
+  Shell("ip route add " + server + " dev other");
+  Shell("ip neigh replace " + server + " lladdr 00:53:00:00:00:06 dev other");
+  EXPECT_EQ(down_other(), Translated());
+  ExpectLeft();
+  Shell("ip link set other down");
+  ExpectSent();
+}
+
+TEST_P(Answer, OnlyToTheAddressThatTheSocketHas) {
+  upstream().own = Address(own()).raw;
+  ExpectSent();
+  upstream().own = Address(f().gateway).raw;
+  ExpectLeft();
+}
+
+// The worker makes one datagram of another.
+TEST_P(Answer, NotToAClientOfTheOtherFamily) {
+  upstream().client = Address(v4() ? "2001:db8:1::66" : "192.0.2.66").raw;
+  Hear(v4() ? "2001:db8:3:1::2" : "203.0.113.130", kServed);
+  policy::Rule rule = Rule(TPX_FORWARD_AUTO);
+  rule.action = TPX_ACTION_REDIRECT;
+  rule.target = {.addr = Address(far_server()), .port = kServed};
+  Publish(rule);
+  const Packet asks =
+      v4() ? Packet().Ip("2001:db8:1::66", "2001:db8:3:1::2") : Packet().Ip("192.0.2.66", "203.0.113.130");
+  EXPECT_EQ(Up(Packet(asks).Udp(kClientPort, kServed)), Leaves(TPX_R_RULE_PROXY));
+  ExpectLeft();
 }
 
 // The stack forgets neighbours to whom it sends nothing.
@@ -229,8 +261,8 @@ TEST_P(Answer, AnIcmpErrorLeavesTheFlowToTheWorker) {
   ExpectSent();
   Up(IcmpError(far_client(), far_server(), AnswersTranslated()));
   ExpectLeft();
-  runner().ForgetFlows();
-  EXPECT_EQ(Up(), Leaves(TPX_R_RULE_PROXY));
+  ExpectLeft();
+  EXPECT_EQ(Up(), Leaves(TPX_R_ESTABLISHED)) << "somebody is there";
   ExpectSent();
 }
 
@@ -241,13 +273,14 @@ TEST_P(Answer, NeverToHalfOfTwoSessions) {
   for (const char* client : clients) {
     for (uint16_t port : {kClientPort, kOtherPort}) Up(Packet().Ip(client, far_server()).Udp(port, kServed));
   }
-  const uint32_t worker = upstream().worker;
+  const uint8_t worker = upstream().worker;
   std::atomic<bool> over{false};
   std::thread changing([&] {
     std::atomic_ref turn(upstream().turn);
     for (uint32_t n = 0; !over; ++n) {
       turn.store(turn.load() + 1);
-      upstream().client = TargetOf(Address(clients[n % 2]), n % 2 ? kOtherPort : kClientPort);
+      upstream().client = Address(clients[n % 2]).raw;
+      upstream().client_port = htons(n % 2 ? kOtherPort : kClientPort);
       upstream().worker = worker;
       turn.store(turn.load() + 1);
     }

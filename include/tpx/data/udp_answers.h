@@ -11,10 +11,10 @@ namespace tpx::data {
 
 // Tells tc whose a session's port is (tpx_upstreams), so that answers to it go to the client without the
 // worker, from the first one on, where the rule leaves that open and nobody would miss them in the stack.
-// What tc does not take comes to the session's socket as ever. Nothing here is a system call.
+// What tc does not take comes to the session's socket as ever. Nothing here is a system call
+// but for the number of the port.
 //
-// A session is seen to have answers when it has other traffic, when it would have to go, and once a second;
-// so it is as young as its last datagram by two seconds.
+// A session is seen to have answers when it has other traffic, when it would have to go, and twice a second.
 class UdpAnswers {
  public:
   // `upstreams`: TPX_UPSTREAMS of them, or none: then tc takes nothing. Both must outlive it.
@@ -31,8 +31,10 @@ class UdpAnswers {
 
   // Refreshes all of them; a part in each call.
   void Look(uint64_t now_ms);
+  // Where sessions have to make room: who waits for an answer is told from who had it by these looks alone.
+  void LookSoon(uint64_t now_ms);
   uint64_t NextLook() const;
-  // When Look last found one that had some.
+  // When one was last found that had some.
   uint64_t busy_ms() const { return busy_ms_; }
 
  private:
@@ -42,6 +44,7 @@ class UdpAnswers {
   const std::span<tpx_upstream> upstreams_;
   UdpTable& table_;
   uint32_t chunk_ = 0;  // of the table, that is next in this round
+  uint32_t left_ = 0;   // open sessions, of this round
   uint64_t next_round_ms_ = 0;
   uint64_t busy_ms_ = 0;
 };

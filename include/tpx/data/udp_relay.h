@@ -72,7 +72,7 @@ class UdpRelay {
   void FromServer(Received& received, UdpSession& session, uint64_t now_ms);
   bool Confirm(UdpSession& session, const Endpoint& server);
   void Send(const Outgoing& outgoing);
-  Outgoing Onward(const Received& received, UdpSession& session, const Endpoint& server, uint64_t now_ms);
+  Outgoing Onward(const Received& received, UdpSession& session, uint64_t now_ms);
   bool Refused(const Received& received);
   UdpSession* SessionFor(const UdpKey& key, uint64_t now_ms);
   UdpSession* Victim(const IpAddr& client, bool preserved, uint64_t now_ms);

@@ -57,8 +57,8 @@ struct UdpSession : DeadlineHook {
   uint32_t index = 0;
   uint32_t generation = 0;
   uint32_t translation = kUntranslated;  // index in UdpTranslations
-  uint32_t answers = 0;                  // of UdpAnswers: tpx_upstream.answers as it was last seen
-  uint16_t port = 0;                     // of UdpAnswers: the gateway's own, that tc knows of; 0: none
+  // Of UdpAnswers: the gateway's own, that tc knows of, 0: none; tpx_upstream.answers as it was last seen.
+  uint16_t port = 0, answers = 0;
   uint32_t confirmed = 0;   // DecisionSource::UdpEnded() when a flow of it was last known to be there
   uint32_t armed_turn = 0;  // of the worker's loop, in which the receive request was made
   // Of UdpTranslations: receive calls of both directions since the last try to hand it over, and how many of

@@ -26,9 +26,9 @@ class UdpTranslations {
   UdpTranslations(uint32_t worker, uint32_t own_mark, DecisionSource& decisions, TranslationMap& map,
                   SharedSlot& slot, UdpTable& table);
 
-  // Datagrams came from `server`, or go there. May hand both directions over to tc,
-  // once the session has had answers.
-  void OnDatagrams(UdpSession& session, const Endpoint& server, uint64_t now_ms);
+  // Datagrams came from `server` and go to the session's client; or go there, while tc
+  // sends answers to the client. May hand both directions over to tc.
+  void OnAnswer(UdpSession& session, const Endpoint& server, uint64_t now_ms);
   // Before its socket is closed.
   void TakeBack(UdpSession& session);
   // Whether tc has forwarded any of its datagrams within the last second.

@@ -15,9 +15,9 @@ namespace {
 
 constexpr uint32_t kWorker = 3;
 
-bool Same(const tpx_target& a, const Endpoint& b) {
+bool Same(const tpx_addr& addr, uint16_t port, const Endpoint& b) {
   const tpx_target target = ToTarget(b);
-  return memcmp(&a, &target, sizeof(a)) == 0;
+  return memcmp(&addr, &target.addr, sizeof(addr)) == 0 && port == target.port;
 }
 
 class UdpAnswersTest : public testing::TestWithParam<const char*> {
@@ -61,8 +61,9 @@ TEST_P(UdpAnswersTest, APortIsOneSessionsAtATime) {
   UdpSession& session = Open();
   tpx_upstream& upstream = Of(session);
   EXPECT_TRUE(IsAnnounced(upstream));
-  EXPECT_TRUE(Same(upstream.client, session.key.client));
-  EXPECT_EQ(upstream.server.port, 0);
+  EXPECT_TRUE(Same(upstream.client, upstream.client_port, session.key.client));
+  EXPECT_EQ(upstream.server_port, 0);
+  EXPECT_TRUE(Same(upstream.own, 0, {})) << "any";
   EXPECT_EQ(upstream.worker, kWorker);
   answers_.Withdraw(session);
   EXPECT_FALSE(IsAnnounced(upstream));
@@ -70,9 +71,25 @@ TEST_P(UdpAnswersTest, APortIsOneSessionsAtATime) {
   EXPECT_FALSE(IsAnnounced(upstream)) << "once is enough";
 }
 
-TEST_P(UdpAnswersTest, OfAPairTheServerAsTheClientKnowsIt) {
+TEST_P(UdpAnswersTest, OfAPairTheServerAsTheClientKnowsItAndTheOwnAddress) {
   const Endpoint server{*IpAddr::Parse(v4() ? "198.51.100.2" : "2001:db8:2::2"), 53};
-  EXPECT_TRUE(Same(Of(Open(server)).server, server));
+  const Endpoint here{*IpAddr::Parse(v4() ? "127.0.0.1" : "::1"), 53};
+  UdpSession& session = Open(server);
+  answers_.Withdraw(session);
+  ASSERT_EQ(sys::ConnectUdp(session.upstream.get(), here), 0);
+  answers_.Announce(session);
+  const tpx_upstream& upstream = Of(session);
+  EXPECT_TRUE(Same(upstream.server, upstream.server_port, server));
+  EXPECT_TRUE(Same(upstream.own, 0, {here.addr, 0}));
+}
+
+TEST_P(UdpAnswersTest, NotWhereTheServerIsOfTheOtherFamily) {
+  UdpSession& session = Open();
+  answers_.Withdraw(session);
+  session.key.listener = TPX_LISTENER_UDP_PAIR;
+  session.target = {*IpAddr::Parse(v4() ? "2001:db8:2::2" : "198.51.100.2"), 53};
+  answers_.Announce(session);
+  EXPECT_EQ(session.port, 0);
 }
 
 TEST_P(UdpAnswersTest, APreservedSessionHasNoPortOfTheGateways) {
@@ -108,7 +125,7 @@ TEST_P(UdpAnswersTest, CountsWhatTcSent) {
 // Of the session before.
 TEST_P(UdpAnswersTest, APortsOldAnswersAreNotTheNextOnes) {
   UdpSession& session = Open();
-  Of(session).answers = UINT32_MAX;
+  Of(session).answers = UINT16_MAX;
   answers_.Withdraw(session);
   session.down = 0;
   answers_.Announce(session);
@@ -126,13 +143,22 @@ TEST_P(UdpAnswersTest, AnswersKeepASessionYoung) {
   for (UdpSession* session : sessions) table_.Touch(*session, now - 5000);
   for (UdpSession* session : sessions) Answer(*session, now - 1000);
   for (answers_.Look(now); answers_.NextLook() == 0;) answers_.Look(now);
-  EXPECT_EQ(answers_.NextLook(), now + 1000);
-  EXPECT_EQ(answers_.busy_ms(), now - 1000);
+  EXPECT_EQ(answers_.NextLook(), now + 500);
+  EXPECT_EQ(answers_.busy_ms(), now);
   EXPECT_EQ(table_.Expired(now + 3999), nullptr) << "by the time of streams, from then on";
   EXPECT_NE(table_.Expired(now + 4000), nullptr);
-  Answer(*sessions[0], now + 900);
-  answers_.Look(now + 999);
-  EXPECT_EQ(answers_.busy_ms(), now - 1000) << "not before the next round";
+  Answer(*sessions[0], now + 400);
+  answers_.Look(now + 499);
+  EXPECT_EQ(answers_.busy_ms(), now) << "not before the next round";
+}
+
+TEST_P(UdpAnswersTest, LooksSoonWhereSessionsMakeRoom) {
+  Open();
+  for (answers_.Look(5000); answers_.NextLook() == 0;) answers_.Look(5000);
+  EXPECT_EQ(answers_.NextLook(), 5500u);
+  answers_.LookSoon(5020);
+  answers_.LookSoon(5040);
+  EXPECT_EQ(answers_.NextLook(), 5070u);
 }
 
 // An answer that is noticed late makes its session no younger than one that has asked since.

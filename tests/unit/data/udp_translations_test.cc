@@ -95,7 +95,7 @@ class UdpTranslationsTest : public testing::Test {
 
 TEST_F(UdpTranslationsTest, HandsBothDirectionsOver) {
   UdpSession& session = Open(1000);
-  translations_.OnDatagrams(session, server_, 5000);
+  translations_.OnAnswer(session, server_, 5000);
   ASSERT_EQ(map_.entries.size(), 2u);
   const tpx_translation up = Up(session);
   EXPECT_TRUE(up.from_lan == 1 && up.worker == 3 && up.udp_ended == 7 && up.device_in == 11 &&
@@ -110,7 +110,7 @@ TEST_F(UdpTranslationsTest, HandsBothDirectionsOver) {
   ASSERT_NE(map_.At(answer), nullptr) << "answers come to where it sends from";
   EXPECT_TRUE(Same(map_.At(answer)->as, FlowOf(IPPROTO_UDP, server_, session.key.client)));
   EXPECT_EQ(Gauge(), 1u);
-  translations_.OnDatagrams(session, server_, 5000);
+  translations_.OnAnswer(session, server_, 5000);
   EXPECT_EQ(decisions_.asked, 1);
   translations_.TakeBack(session);
   EXPECT_TRUE(map_.entries.empty());
@@ -120,7 +120,7 @@ TEST_F(UdpTranslationsTest, HandsBothDirectionsOver) {
 TEST_F(UdpTranslationsTest, NotBeforeItPays) {
   UdpSession& session = Open(1000);
   session.calls = kEnough - 1;
-  translations_.OnDatagrams(session, server_, 5000);
+  translations_.OnAnswer(session, server_, 5000);
   EXPECT_EQ(decisions_.asked, 0);
 }
 
@@ -134,23 +134,23 @@ TEST_F(UdpTranslationsTest, WhereItCameToNothingItTriesLater) {
   for (std::optional<tpx_verdict> verdict : {std::optional(says_stack), std::optional<tpx_verdict>()}) {
     decisions_.verdict = verdict;
     session.calls = enough;
-    translations_.OnDatagrams(session, server_, 5000);
+    translations_.OnAnswer(session, server_, 5000);
     EXPECT_EQ(decisions_.asked, ++asked);
     session.calls = static_cast<uint16_t>(enough * 2 - 1);
-    translations_.OnDatagrams(session, server_, 5000);
+    translations_.OnAnswer(session, server_, 5000);
     EXPECT_EQ(decisions_.asked, asked) << "not for each datagram";
     enough = static_cast<uint16_t>(enough * 2);
   }
   EXPECT_TRUE(map_.entries.empty());
   decisions_.verdict = says_fib;
   session.calls = enough;
-  translations_.OnDatagrams(session, server_, 5000);
+  translations_.OnAnswer(session, server_, 5000);
   EXPECT_EQ(map_.entries.size(), 2u);
 }
 
 TEST_F(UdpTranslationsTest, WhatTheGatewayServesItselfIsNotForwarded) {
   decisions_.own = server_.addr;
-  translations_.OnDatagrams(Open(1000), server_, 5000);
+  translations_.OnAnswer(Open(1000), server_, 5000);
   EXPECT_TRUE(map_.entries.empty());
 }
 
@@ -158,11 +158,11 @@ TEST_F(UdpTranslationsTest, ByItselfOnlyWhileNobodyWatches) {
   UdpSession& session = Open(1000);
   decisions_.verdict->forward = TPX_FORWARD_AUTO;
   map_.watched = true;
-  translations_.OnDatagrams(session, server_, 5000);
+  translations_.OnAnswer(session, server_, 5000);
   EXPECT_TRUE(map_.entries.empty());
   map_.watched = false;
   session.calls = UINT16_MAX;
-  translations_.OnDatagrams(session, server_, 5000);
+  translations_.OnAnswer(session, server_, 5000);
   ASSERT_EQ(map_.entries.size(), 2u);
   EXPECT_EQ(Up(session).forward, TPX_FORWARD_AUTO);
   translations_.Look(5500);
@@ -178,7 +178,7 @@ TEST_F(UdpTranslationsTest, TheLongestTimeToWaitIsBounded) {
   decisions_.verdict = std::nullopt;
   for (int tries = 1; tries <= 40; ++tries) {
     session.calls = UINT16_MAX;
-    translations_.OnDatagrams(session, server_, 5000);
+    translations_.OnAnswer(session, server_, 5000);
     ASSERT_EQ(decisions_.asked, tries);
   }
 }
@@ -188,7 +188,7 @@ TEST_F(UdpTranslationsTest, AFullTableLeavesItToTheWorker) {
   for (size_t room : {0, 1}) {
     map_.room = room;
     session.calls = UINT16_MAX;
-    translations_.OnDatagrams(session, server_, 5000);
+    translations_.OnAnswer(session, server_, 5000);
     EXPECT_TRUE(map_.entries.empty()) << "half a pair is none";
   }
   EXPECT_EQ(shared_.counter[TPX_C_UDP_TRANSLATION_REFUSED], 2u);
@@ -198,7 +198,7 @@ TEST_F(UdpTranslationsTest, AFullTableLeavesItToTheWorker) {
 TEST_F(UdpTranslationsTest, DatagramsThatTcForwardsKeepASessionYoung) {
   UdpSession& session = Open(1000);
   table_.Touch(session, 5000);
-  translations_.OnDatagrams(session, server_, 5000);
+  translations_.OnAnswer(session, server_, 5000);
   for (uint64_t now = 5500; now < 12'000; now += 500) {
     See(session, static_cast<uint32_t>(now / 1000));
     EXPECT_LE(translations_.NextLook(), now);
@@ -213,7 +213,7 @@ TEST_F(UdpTranslationsTest, DatagramsThatTcForwardsKeepASessionYoung) {
 
 TEST_F(UdpTranslationsTest, TcMaySeeASecondBeginFirst) {
   UdpSession& session = Open(1000);
-  translations_.OnDatagrams(session, server_, 5000);
+  translations_.OnAnswer(session, server_, 5000);
   See(session, 6);
   translations_.Look(5999);
   EXPECT_NE(session.translation, UdpSession::kUntranslated);
@@ -223,7 +223,7 @@ TEST_F(UdpTranslationsTest, TcMaySeeASecondBeginFirst) {
 
 TEST_F(UdpTranslationsTest, WhatIsIdleOrVoidIsTakenBack) {
   UdpSession &idle = Open(1000), &ended = Open(1001), &gone = Open(1002);
-  for (UdpSession* session : {&idle, &ended, &gone}) translations_.OnDatagrams(*session, server_, 5000);
+  for (UdpSession* session : {&idle, &ended, &gone}) translations_.OnAnswer(*session, server_, 5000);
   EXPECT_EQ(Gauge(), 3u);
   map_.Erase(FlowOf(IPPROTO_UDP, gone.key.client, server_));
   decisions_.ended = 7;
@@ -240,7 +240,7 @@ TEST_F(UdpTranslationsTest, WhatIsIdleOrVoidIsTakenBack) {
 // It may have another way, or another address of the gateway's, by now.
 TEST_F(UdpTranslationsTest, WhatTheClientSendsPastTcIsTakenBack) {
   UdpSession &waits = Open(1000), &sent = Open(1001);
-  for (UdpSession* session : {&waits, &sent}) translations_.OnDatagrams(*session, server_, 5000);
+  for (UdpSession* session : {&waits, &sent}) translations_.OnAnswer(*session, server_, 5000);
   See(sent, 6);
   waits.calls = sent.calls = kEnough;
   translations_.Look(6000);
@@ -259,7 +259,7 @@ TEST_F(UdpTranslationsTest, WhatTheClientSendsPastTcIsTakenBack) {
 // The flow went to another worker while this one did not live.
 TEST_F(UdpTranslationsTest, WhatAnotherStoredIsNotTouched) {
   UdpSession& session = Open(1000);
-  translations_.OnDatagrams(session, server_, 5000);
+  translations_.OnAnswer(session, server_, 5000);
   Up(session).worker = 4;
   See(session, 5);
   translations_.Look(5500);
@@ -273,7 +273,7 @@ TEST_F(UdpTranslationsTest, LooksAtAFewAtATime) {
   map_.room = 1000;
   for (uint16_t port = 1; port <= 150; ++port) {
     sessions.push_back(&Open(port));
-    translations_.OnDatagrams(*sessions.back(), server_, 5000);
+    translations_.OnAnswer(*sessions.back(), server_, 5000);
   }
   ASSERT_EQ(Gauge(), 150u);
   for (UdpSession* session : sessions) See(*session, 20);
