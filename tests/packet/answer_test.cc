@@ -193,15 +193,17 @@ TEST_P(Answer, OnlyToTheAddressThatTheSocketHas) {
 
 // The worker makes one datagram of another.
 TEST_P(Answer, NotToAClientOfTheOtherFamily) {
-  upstream().client = Address(v4() ? "2001:db8:1::66" : "192.0.2.66").raw;
-  Hear(v4() ? "2001:db8:3:1::2" : "203.0.113.130", kServed);
+  const char* client = v4() ? "2001:db8:1::66" : "192.0.2.66";
+  const char* server = v4() ? "2001:db8:3:1::2" : "203.0.113.130";
   policy::Rule rule = Rule(TPX_FORWARD_AUTO);
   rule.action = TPX_ACTION_REDIRECT;
   rule.target = {.addr = Address(far_server()), .port = kServed};
   Publish(rule);
-  const Packet asks =
-      v4() ? Packet().Ip("2001:db8:1::66", "2001:db8:3:1::2") : Packet().Ip("192.0.2.66", "203.0.113.130");
-  EXPECT_EQ(Up(Packet(asks).Udp(kClientPort, kServed)), Leaves(TPX_R_RULE_PROXY));
+  EXPECT_EQ(Up(Packet().Ip(client, server).Udp(kClientPort, kServed)), Leaves(TPX_R_RULE_PROXY));
+  const tpx_flow flow = FlowOf(Address(client), kClientPort, Address(server), kServed, kUdp);
+  upstream().worker = runner().Remembered(flow)->worker;
+  upstream().client = Address(client).raw;
+  Hear(server, kServed);
   ExpectLeft();
 }
 
