@@ -212,8 +212,13 @@ void NoteForwarding(const TrialFlow& flow, Explanation& explanation) {
         StrCat(says, "its session stays with the worker, what goes past the stack would be missed by: ",
                absl::StrJoin(WatcherNames(explanation.watchers), ", ")));
   } else if (flow.proto == IPPROTO_UDP) {
-    explanation.notes.push_back(StrCat(
-        says, "once its session has seen some datagrams both ways they go past netfilter (translated)"));
+    const bool is_preserved = explanation.steered && explanation.steered->source == TPX_SOURCE_PRESERVE &&
+                              explanation.rule->action != TPX_ACTION_REDIRECT;
+    explanation.notes.push_back(StrCat(says,
+                                       is_auto && !is_preserved
+                                           ? "its answers go past netfilter, and both directions "
+                                           : "both directions go past netfilter ",
+                                       "once its session has seen some datagrams each way (translated)"));
   }
 }
 
