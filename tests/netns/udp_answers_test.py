@@ -157,13 +157,9 @@ class Answers(TranslatedCase):
             with self.subTest(family=family.name):
                 client, server, seen = self.heard_once(family)
                 self.tpx.reload(product.config([product.udp_rule("drop")]), extra=["--existing", "abort"])
-
-                def ended(server=server, seen=seen, client=client):
-                    server.sendto(b"to nobody", seen)
-                    self.assert_silence(client)
-
                 before = self.translated()
-                ended()
+                server.sendto(b"to nobody", seen)
+                self.assert_silence(client)
                 self.assertEqual(self.translated(), before)
                 self.tpx.reload(product.config([product.udp_rule()]))
                 server.close()

@@ -29,10 +29,7 @@ class NatTest : public FibTest {
     return rule;
   }
   static void Publish(const policy::Rule& rule) { runner().Publish(PolicyOf({rule})); }
-  static void Attach(uint32_t device) {
-    const uint32_t role = TPX_ROLE_LAN;
-    TPX_PCHECK(bpf_map_update_elem(runner().map_fd("tpx_devices"), &device, &role, BPF_ANY) == 0);
-  }
+  static void Attach(uint32_t device) { runner().SetRole(device, TPX_ROLE_LAN); }
   static uint32_t NowSeconds() { return static_cast<uint32_t>(MonotonicNs() / 1'000'000'000); }
 
   const char* own() const { return v4() ? "203.0.113.1" : "2001:db8:3::1"; }
