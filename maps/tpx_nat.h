@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
 /*
  * Network address translation in tc: UDP sessions that their worker has handed over, as their rule says by
- * enum tpx_forward, and answers to all of them. What tc knows nothing of goes to the worker, so an entry may
+ * enum tpx_forward, and answers to the others. What tc knows nothing of goes to the worker, so an entry may
  * go at any time.
  */
 #pragma once
@@ -36,7 +36,7 @@ TPX_SIZE(struct tpx_translation, 68);
 /*
  * tpx_upstreams[TPX_UPSTREAM(is_v6, port)], memory-mapped: whose the session is that has the socket with this
  * port of the gateway's own. Answers to it go to the client by tc, where the verdict of what they answer
- * (tpx_flows) leaves that open (TPX_FORWARD_AUTO). The rest is written by the session's worker alone.
+ * (tpx_flows) leaves that open (TPX_FORWARD_AUTO). What tc does not change is the session's worker's alone.
  */
 #define TPX_UPSTREAMS (2 * 65536)
 #define TPX_UPSTREAM(is_v6, port) ((is_v6) << 16 | (port)) /* host byte order */
