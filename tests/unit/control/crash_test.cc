@@ -17,7 +17,7 @@ namespace tpx::control {
 namespace {
 
 constexpr int kMaxSteps = 200;
-// Of the steps every fifth where little is asked for: what is done after a kill goes by the step modulo 2 and 3.
+// Every fifth where little is asked for: what follows a kill goes by the step modulo 2 and 3.
 const int kStride = test::Scaled(10) < 10 ? 5 : 1;
 
 class Crash : public ControlLab, public ::testing::WithParamInterface<policy::AttachMode> {
