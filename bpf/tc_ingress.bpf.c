@@ -285,7 +285,7 @@ static __always_inline int fate_at(const struct tpx_frag_key *key) {
   return frag && tick_ns() - frag->seen_ns < FRAGMENT_LIFE_NS ? frag->effect : FATE_UNKNOWN;
 }
 
-/* Its own datagram's, else that of the last first fragment between these addresses: mostly it is the same
+/* Its own datagram's, else that of the last first fragments between these addresses: mostly it is the same
  * flow's. *ahead: the fragment came before its first one. */
 __weak __noinline int tpx_remembered_fate(struct packet *p, int *ahead) {
   struct tpx_frag_key key;
@@ -310,7 +310,16 @@ static __noinline int portless_fate(const struct packet *p) {
   return effect_of(reason_of_verdict(&p->flow, &v));
 }
 
-/* Later fragments share the first one's fate; without it, what the rules might say decides. */
+/* Whether it may be of a packet that goes to the proxy: what passed instead would not be put together again
+ * anywhere. */
+static __noinline int may_be_steered(const struct packet *p) {
+  struct tpx_verdict v = {};
+
+  return p && !tpx_eval_steering(&p->flow, &p->link, &v) && tpx_pick_worker(&p->flow, &v) == WORKER_FOUND;
+}
+
+/* Later fragments share the first one's fate; without it, what the rules might say decides: nothing leaves
+ * that one of them might have kept. */
 static __noinline int judge_later_fragment(struct packet *p, int from_lan) {
   int fate, ahead = 0;
 
@@ -320,7 +329,9 @@ static __noinline int judge_later_fragment(struct packet *p, int from_lan) {
   if (fate == TPX_EFFECT_STEER) return ahead ? TPX_R_FRAG_AHEAD : TPX_R_FRAG_STEERED;
   if (fate == TPX_EFFECT_PASS) return TPX_R_FRAG_PASSED;
   if (fate != FATE_UNKNOWN) return TPX_R_FRAG_DROPPED;
-  return from_lan && tpx_may_be_denied(&p->flow, &p->link) ? TPX_R_FRAG_DROPPED : TPX_R_FRAG_PASSED;
+  if (!from_lan) return TPX_R_FRAG_PASSED;
+  if (tpx_may_be_denied(&p->flow, &p->link)) return TPX_R_FRAG_DROPPED;
+  return may_be_steered(p) ? TPX_R_FRAG_AHEAD : TPX_R_FRAG_PASSED;
 }
 
 __weak __noinline int tpx_remember_fragment(struct packet *p, int reason) {
@@ -333,6 +344,8 @@ __weak __noinline int tpx_remember_fragment(struct packet *p, int reason) {
   key = datagram_key(p);
   bpf_map_update_elem(&tpx_frags, &key, &frag, BPF_ANY);
   key = pair_key(p);
+  /* One that passes does not vouch for the others: of those between these addresses some do not. */
+  if (frag.effect == TPX_EFFECT_PASS && fate_at(&key) > TPX_EFFECT_PASS) return 0;
   return bpf_map_update_elem(&tpx_frags, &key, &frag, BPF_ANY);
 }
 

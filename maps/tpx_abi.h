@@ -14,7 +14,7 @@
 
 #include <linux/types.h>
 
-#define TPX_ABI_VERSION 14
+#define TPX_ABI_VERSION 15
 
 #define TPX_SIZE(type, size) _Static_assert(sizeof(type) == (size), #type)
 #ifdef __cplusplus
@@ -385,7 +385,8 @@ struct tpx_tables {
   __u16 linkless_class;              /* rules that do not ask for the link; for who does not know it */
   __u16 portless_class;              /* rules that accept every port */
   __u16 denying_class;               /* rules that may keep a packet from its destination */
-  __u16 pad[3];
+  __u16 steering_class;              /* rules that proxy or redirect */
+  __u16 pad[2];
   __u16 proto_class[256];           /* of packets: rules that do not ask for the owner */
   __u16 local_proto_class[256];     /* of local flows: rules that do not ask for the link */
   __u16 port_class[2][65536];       /* index: port in host byte order */

@@ -32,8 +32,8 @@ enum packet_kind {
   PACKET_OTHER,          /* another protocol; ports only for UDP-Lite */
   PACKET_ICMP_ERROR,     /* quoted is complete */
   PACKET_LATER_FRAGMENT, /* no ports in it; frag_id set */
-  PACKET_OPAQUE,         /* ports out of reach: tiny first fragment, endless header chain; the latter
-                            has flow.proto TPX_PROTO_UNKNOWN */
+  PACKET_OPAQUE,         /* ports out of reach: tiny first fragment, endless header chain */
+  /* Of the last two flow.proto may be TPX_PROTO_UNKNOWN. */
 };
 
 struct packet {
@@ -175,6 +175,11 @@ static __always_inline int parse_v4(ctx_t *ctx, __u32 *offset, struct packet *p)
   return PARSED;
 }
 
+static __always_inline int is_extension(__u8 header) {
+  return header == IPPROTO_HOPOPTS || header == IPPROTO_ROUTING || header == IPPROTO_FRAGMENT ||
+         header == NEXTHDR_AUTH || header == IPPROTO_DSTOPTS;
+}
+
 /* Walks the extension headers; RFC 8200 sets no bound, we do. */
 static __noinline int parse_v6_extensions(ctx_t *ctx, __u32 *offset_out, struct packet *p) {
   __u32 offset = *offset_out;
@@ -183,8 +188,7 @@ static __noinline int parse_v6_extensions(ctx_t *ctx, __u32 *offset_out, struct 
   for (int i = 0; i < MAX_IPV6_EXTENSIONS; i++) {
     struct ext_header h;
 
-    if (next != IPPROTO_HOPOPTS && next != IPPROTO_ROUTING && next != IPPROTO_FRAGMENT &&
-        next != NEXTHDR_AUTH && next != IPPROTO_DSTOPTS) {
+    if (!is_extension(next)) {
       p->flow.proto = next;
       *offset_out = offset;
       return PARSED;
@@ -204,7 +208,7 @@ static __noinline int parse_v6_extensions(ctx_t *ctx, __u32 *offset_out, struct 
       p->first_fragment = frag & 1;
       if (frag & ~7) {
         p->kind = PACKET_LATER_FRAGMENT;
-        p->flow.proto = h.next;
+        p->flow.proto = is_extension(h.next) ? TPX_PROTO_UNKNOWN : h.next;
         return PARSED;
       }
       offset += 8;

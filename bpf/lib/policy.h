@@ -367,25 +367,45 @@ __weak __noinline int tpx_eval_portless(const struct tpx_flow *flow, const struc
 }
 
 /*
- * Whether a packet whose ports are unknown, and perhaps its protocol, might be
- * denied by some rule: the first rule that could deny it comes before the first
- * that accepts it whatever they are.
+ * Of the rules of a class, the first that some packet with these addresses could meet, whose ports are
+ * unknown and perhaps the protocol; TPX_MAX_RULES where an earlier rule accepts it whatever they are.
  */
-__weak __noinline int tpx_may_be_denied(const struct tpx_flow *flow, const struct tpx_link *link) {
-  __u32 generation = live_generation();
-  struct tpx_tables *t = tables_of(generation);
-  __u32 denying, portless;
+static __always_inline __u32 first_for_some_port(const struct tpx_tables *t, __u32 generation,
+                                                 const struct tpx_flow *flow, const struct tpx_link *link,
+                                                 __u16 class) {
   struct candidates c;
+  __u32 portless, rule;
 
-  if (!t || !flow) return 0;
   add_by_tuple(t, generation, flow, &c);
   add_by_link(t, generation, link, &c);
   c.class[BY_SPORT] = c.class[BY_DPORT] = t->portless_class;
   portless = first_common_rule(t, &c);
-  c.class[BY_SPORT] = c.class[BY_DPORT] = t->denying_class;
-  if (flow->proto == TPX_PROTO_UNKNOWN) c.class[BY_PROTO] = t->denying_class;
-  denying = first_common_rule(t, &c);
-  return denying < TPX_MAX_RULES && denying <= portless;
+  c.class[BY_SPORT] = c.class[BY_DPORT] = class;
+  if (flow->proto == TPX_PROTO_UNKNOWN) c.class[BY_PROTO] = class;
+  rule = first_common_rule(t, &c);
+  return rule <= portless ? rule : TPX_MAX_RULES;
+}
+
+/* Whether some rule might deny it. */
+__weak __noinline int tpx_may_be_denied(const struct tpx_flow *flow, const struct tpx_link *link) {
+  __u32 generation = live_generation();
+  struct tpx_tables *t = tables_of(generation);
+
+  return t && flow && first_for_some_port(t, generation, flow, link, t->denying_class) < TPX_MAX_RULES;
+}
+
+/* As tpx_evaluate, by the rule that might proxy it; -1 where there is none. */
+__weak __noinline int tpx_eval_steering(const struct tpx_flow *flow, const struct tpx_link *link,
+                                        struct tpx_verdict *v) {
+  __u32 generation = live_generation();
+  struct tpx_tables *t = tables_of(generation);
+  __u32 rule;
+
+  if (!t || !flow || !v) return -1;
+  rule = first_for_some_port(t, generation, flow, link, t->steering_class);
+  if (rule >= TPX_MAX_RULES) return -1;
+  verdict_of_rule(t, rule, v);
+  return 0;
 }
 
 static __always_inline int concerns_other_protocols(void) {

@@ -79,8 +79,11 @@ void AddTraceOptions(CLI::App& app, TraceOptions& trace) {
 }
 
 void AddOptions(CLI::App& app, unsigned accepts, Options& options) {
-  if (accepts & kConfig)
-    app.add_option("-c,--config", options.config, "configuration file (YAML)")->type_name("FILE");
+  if (accepts & kConfig) {
+    // What explain asks is the policy of that file.
+    const char* names = accepts & kFlow ? "-c,--config,--policy" : "-c,--config";
+    app.add_option(names, options.config, "configuration file (YAML)")->type_name("FILE");
+  }
   if (accepts & kDevices) {
     app.add_option("--lan", options.lan,
                    "without a file: proxy all TCP and UDP that comes in here, failing open")

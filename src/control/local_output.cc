@@ -116,8 +116,8 @@ absl::StatusOr<policy::Local> PlanLocal(const policy::Config& config, std::vecto
   const policy::Steering& steering = config.steering;
   if (steering.local_mark() == steering.steer_mark || steering.local_mark() == steering.own_mark) {
     return absl::InvalidArgumentError(
-        "local needs marks of which neither has all the bits of the other; change steering.mark or "
-        "steering.own_mark");
+        "local needs marks of which neither has all the bits of the other; change "
+        "steering.steer_mark or steering.own_mark");
   }
   const absl::StatusOr<std::string> folder = sys::CgroupFolder(local.cgroup);
   if (!folder.ok() && !absl::IsNotFound(folder.status())) return folder.status();

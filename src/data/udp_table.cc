@@ -12,6 +12,8 @@ constexpr uint32_t kClosingSlack = 4096;
 
 // Up to this share of the sessions may wait for their first answer unmolested.
 constexpr uint32_t kOneWayShare = 8;
+// A client is busy that has so many sessions, and so many times as many as clients have on average.
+constexpr uint32_t kBusySessions = 32, kBusyTimes = 2;
 
 constexpr uint32_t kPassedOver = 1024;
 
@@ -41,20 +43,28 @@ UdpSession* UdpTable::Find(const UdpKey& key) {
 
 UdpSession* UdpTable::Victim(const IpAddr& client, bool preserved) {
   const auto found = clients_.find(client);
-  if (found != clients_.end() && found->second.sessions >= limits_.sessions_per_client) {
-    return found->second.oldest;
-  }
-  if (by_key_.size() >= limits_.sessions) return Oldest();
-  const bool v4 = client.is_v4();
-  return !preserved && masqueraded_[v4] >= limits_.masqueraded ? OldestMasqueraded(v4) : nullptr;
+  const UdpClient* owner = found == clients_.end() ? nullptr : &found->second;
+  if (owner != nullptr && owner->sessions >= limits_.sessions_per_client) return owner->oldest;
+  const bool v4 = client.is_v4(), full = open() >= limits_.sessions;
+  if (!full && (preserved || masqueraded_[v4] < limits_.masqueraded)) return nullptr;
+  if (owner != nullptr && !IsFlooded() && IsBusy(*owner) && (full || !owner->oldest->preserved))
+    return owner->oldest;
+  return full ? Oldest() : OldestMasqueraded(v4);
 }
+
+bool UdpTable::IsBusy(const UdpClient& client) const {
+  return client.sessions >= kBusySessions &&
+         uint64_t{client.sessions} * clients_.size() >= uint64_t{open()} * kBusyTimes;
+}
+
+bool UdpTable::IsFlooded() const { return uint64_t{one_way_.size()} * kOneWayShare > open(); }
 
 // Newcomers would replace each other before their answers come if it were always
 // one of them that goes.
 template <typename Choose>
 UdpSession* UdpTable::FirstToGo(Choose&& choose) const {
   std::array lists = {&answered_, &stream_, &one_way_};
-  if (uint64_t{one_way_.size()} * kOneWayShare > open()) lists = {&one_way_, &answered_, &stream_};
+  if (IsFlooded()) lists = {&one_way_, &answered_, &stream_};
   for (const DeadlineList* list : lists) {
     if (DeadlineHook* hook = choose(*list); hook != nullptr) return SessionOf(hook);
   }

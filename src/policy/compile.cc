@@ -42,7 +42,7 @@ bool CoversAllPorts(std::vector<PortRange> ranges) {
 }
 
 void CompileRules(const Policy& policy, Classes& classes, tpx_tables& tables) {
-  tpx_bits portless{}, denying{};
+  tpx_bits portless{}, denying{}, steering{};
   for (size_t i = 0; i < policy.rules.size(); ++i) {
     const Rule& rule = policy.rules[i];
     tables.rules[i] = {.counter = 0,  // the publisher's
@@ -62,6 +62,7 @@ void CompileRules(const Policy& policy, Classes& classes, tpx_tables& tables) {
     if (CoversAllPorts(rule.sports) && CoversAllPorts(rule.dports)) SetBit(portless, i);
     bool stops = rule.action == TPX_ACTION_DROP || rule.action == TPX_ACTION_REJECT;
     if (stops || (rule.is_proxied() && rule.fail_mode != TPX_FAIL_OPEN)) SetBit(denying, i);
+    if (rule.is_proxied()) SetBit(steering, i);
     for (unsigned protocol = 0; protocol < 256 && stops; ++protocol) {
       if (!HasPorts(static_cast<uint8_t>(protocol)) && AcceptsProtocol(rule, static_cast<uint8_t>(protocol)))
         tables.classify_others = 1;
@@ -69,6 +70,7 @@ void CompileRules(const Policy& policy, Classes& classes, tpx_tables& tables) {
   }
   tables.portless_class = static_cast<uint16_t>(classes.Number(portless));
   tables.denying_class = static_cast<uint16_t>(classes.Number(denying));
+  tables.steering_class = static_cast<uint16_t>(classes.Number(steering));
 }
 
 void CompileProtocols(const Policy& policy, Classes& classes, tpx_tables& tables) {

@@ -188,7 +188,7 @@ class Explain(product.TestCase):
         for proto, port in itertools.product(("tcp", "udp"), ALIVE):
             for family in harness.FAMILIES:
                 self.explain(proto, end(STRANGER[family.name], 5), end(SERVER[family.name], port))
-                self.explain(proto, end(STRANGER[family.name], 5), end(SERVER[family.name], port), "--config",
+                self.explain(proto, end(STRANGER[family.name], 5), end(SERVER[family.name], port), "--policy",
                              self.tpx.config)
         for _ in range(3):
             self.assertEqual(self.explain("tcp", *names)["reason"]["name"], "rule_proxy")

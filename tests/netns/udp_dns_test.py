@@ -2,6 +2,7 @@
 """DNS with a real resolver: redirected to the gateway's own, and proxied to one elsewhere. Redirected TCP."""
 import shutil
 import socket
+import struct
 import subprocess
 import unittest
 
@@ -10,6 +11,7 @@ import product
 import udp_crowd
 import udp_lab
 
+SOL_PACKET, PACKET_STATISTICS = 263, 6  # not in Python's socket module
 RESOLVER_PORT = 5353
 ANYWHERE = {harness.V4: "198.51.100.53", harness.V6: "2001:db8:2::53"}  # nobody has these
 CONFIG = """
@@ -155,14 +157,38 @@ class Dns(udp_lab.Case):
 
     LIMITS = {"max_udp_sessions": 14_000, "max_udp_sessions_per_client": 7_000}
 
-    def test_100000_queries_are_answered(self):
+    def test_100000_redirected_queries_are_answered_by_the_gateway(self):
+        """The resolver asks nobody, so that all on the WAN would be a client's, also as the gateway."""
+        self.resolver(self.lab.gateway, RESOLVER_PORT, ["127.0.0.1", "::1"])
+        self.resolver(self.lab.server, 53, [f.server for f in harness.FAMILIES])  # would answer what gets there
+        self.start_redirected(proxy=self.LIMITS)
+        with udp_lab.Capture(self.lab.gateway, "wan0") as capture:
+            own = self.own_queries()
+            self.many_queries(5)
+            own += self.own_queries()
+            # all that came fitted, and the gateway's own queries, first and last, are seen
+            self.assertEqual(self.lost(capture), 0, "the capture is not whole")
+            sent = [(d.src, d.ports[0]) for d in self.to_port_53(capture)]
+        self.assertEqual(sent[:9], own, "clients' queries left the gateway")
+        hits = self.tpx.rules()
+        self.assertGreaterEqual(min(hits["dns-v4"], hits["dns-v6"]), harness.scaled(10_000))
+
+    def own_queries(self):
+        """The gateway itself asks the server: from where."""
+        ends = []
+        for family in harness.FAMILIES:
+            sock = self.socket(family, space=self.lab.gateway)
+            self.assertTrue(self.query(sock, family.server))
+            ends.append(sock.getsockname()[:2])
+        return ends
+
+    @staticmethod
+    def lost(capture):
+        return struct.unpack("=II", capture.sock.getsockopt(SOL_PACKET, PACKET_STATISTICS, 8))[1]
+
+    def test_20000_proxied_queries_are_answered(self):
         self.resolver(self.lab.server, 53, [f.server for f in harness.FAMILIES])
         self.start_udp(proxy=self.LIMITS)
-        self.many_queries(5)
-
-    def test_20000_redirected_queries_are_answered(self):
-        self.resolver(self.lab.gateway, RESOLVER_PORT, ["127.0.0.1", "::1"])
-        self.start_redirected(proxy=self.LIMITS)
         self.many_queries(1)
 
     def test_U9_answered_queries_are_soon_forgotten(self):

@@ -2,16 +2,20 @@
 """U2: fragments in any order, twice, and some of them never."""
 import itertools
 import os
+import random
 import socket
 import struct
 
 import harness
 import packets
 import product
+import udp_lab
 from udp_case import UdpCase
 
 FRAGMENT = 1200  # a multiple of 8
 NEXT_FRAGMENT = 44
+SIZE = 3 * FRAGMENT - 100
+LARGE = (4_000, 20_000, 65_507)  # the last is IPv4's limit
 
 
 def datagram(family, source, destination, sport, dport, payload):
@@ -44,6 +48,22 @@ def fragments(family, source, destination, body, ident):
     return found
 
 
+def orders_of(size):
+    """In which to send the many fragments of a large datagram."""
+    order = list(range(-(-(8 + size) // FRAGMENT)))
+    middle = len(order) // 2
+    swapped = [*order[:middle - 1], middle, middle - 1, *order[middle + 1:]]
+    return order, order[::-1], swapped, random.Random(size).sample(order, len(order))
+
+
+def large_parts():
+    """Without the first, the middle, the last. No more: the kernel keeps them for 30 s, 4 MB of them at most."""
+    for size in LARGE:
+        order, backward, *_ = orders_of(size)
+        for missing, sent in ((0, backward), (len(order) // 2, backward), (len(order) - 1, order)):
+            yield size, [n for n in sent if n != missing]
+
+
 class Fragments(UdpCase):
     def setUp(self):
         super().setUp()
@@ -74,23 +94,23 @@ class Fragments(UdpCase):
     def open_servers(self):
         self.servers = {family: self.far_socket(family, 5310) for family in harness.FAMILIES}
 
-    def up(self, family, client, order):
-        payload = os.urandom(3 * FRAGMENT - 100)
+    def up(self, family, client, order, size=SIZE):
+        payload = os.urandom(size)
         own = (family.client, client.getsockname()[1])
         self.send(self.lab.client, family, own, (family.server, 5310), payload, order)
         return payload
 
-    def down(self, family, seen, order):
-        payload = os.urandom(3 * FRAGMENT - 100)
+    def down(self, family, seen, order, size=SIZE):
+        payload = os.urandom(size)
         self.send(self.lab.server, family, (family.server, 5310), seen, payload, order)
         return payload
 
-    def assert_any_order(self, family, client, server, seen, orders):
+    def assert_any_order(self, family, client, server, seen, orders, size=SIZE):
         before = self.total("udp_datagrams_up"), self.total("udp_datagrams_down")
         for order in orders:
-            with self.subTest(family=family.name, order=order):
-                self.assertEqual(self.up(family, client, order), server.recv(65536))
-                self.assertEqual(self.down(family, seen, order), client.recv(65536))
+            with self.subTest(family=family.name, size=size, order=order):
+                self.assertEqual(self.up(family, client, order, size), server.recv(65536))
+                self.assertEqual(self.down(family, seen, order, size), client.recv(65536))
         self.assertEqual((self.total("udp_datagrams_up"), self.total("udp_datagrams_down")),
                          (before[0] + len(orders), before[1] + len(orders)), "direct, not by the proxy")
 
@@ -101,6 +121,8 @@ class Fragments(UdpCase):
                 client, server, seen = self.pair(family)
                 self.assert_any_order(family, client, server, seen, [
                     (0, 1, 2), *itertools.permutations(range(3)), (0, 0, 1, 1, 2), (2, 2, 0, 1)])
+                for size in LARGE:
+                    self.assert_any_order(family, client, server, seen, orders_of(size), size)
             self.assertEqual(self.total("udp_dropped"), 0)
 
     def test_U2_fragments_in_any_order_where_only_some_ports_are_proxied(self):
@@ -111,6 +133,8 @@ class Fragments(UdpCase):
             for family in harness.FAMILIES:
                 client, server, seen = self.pair(family)
                 self.assert_any_order(family, client, server, seen, [(0, 1, 2), *itertools.permutations(range(3))])
+                for size in LARGE:
+                    self.assert_any_order(family, client, server, seen, orders_of(size), size)
 
     def test_U2_a_missing_fragment(self):
         self.open_servers()
@@ -119,17 +143,26 @@ class Fragments(UdpCase):
                 client, server, seen = self.pair(family)
                 self.assertEqual(self.up(family, client, (0, 1, 2)), server.recv(65536))
                 sessions, descriptors = self.total("udp_sessions"), self.descriptors()
-                with packets.Tap(self.lab.gateway, "wan0") as wan, packets.Tap(self.lab.gateway, "lan0") as lan:
+                with (udp_lab.Capture(self.lab.gateway, "wan0") as wan,
+                      udp_lab.Capture(self.lab.gateway, "lan0") as lan):
                     for missing in ((0, 1), (0, 2), (1, 2), (2, 0), (0,), (1,), (2,)):
                         self.up(family, client, missing)
                         self.down(family, seen, missing)
+                    for size, parts in large_parts():
+                        self.up(family, client, parts, size)
+                        self.down(family, seen, parts, size)
                     stranger = self.socket(family)
                     self.up(family, stranger, (0, 1))
                     self.assert_silence(server, 0.5)
                     self.assert_silence(client, 0.1)
-                    self.assertEqual(self.sent_on(wan) + self.sent_on(lan), 0, "parts of a datagram were sent on")
-                self.assertEqual((self.total("udp_sessions"), self.descriptors()), (sessions, descriptors))
-                self.assertEqual(self.up(family, client, (0, 1, 2)), server.recv(65536))
+                    self.assertEqual((self.sent_on(wan), self.sent_on(lan)), (0, 0), "parts of a datagram were sent on")
+                    self.assertEqual((self.total("udp_sessions"), self.descriptors()), (sessions, descriptors))
+                    for size in (SIZE, *LARGE):
+                        backward = orders_of(size)[1]
+                        self.assertEqual(self.up(family, client, backward, size), server.recv(65536))
+                        self.assertEqual(self.down(family, seen, backward, size), client.recv(65536))
+                        for tap in (wan, lan):
+                            self.assertGreater(self.sent_on(tap), size // 1500, "whole, but not seen")
 
     @staticmethod
     def sent_on(tap):

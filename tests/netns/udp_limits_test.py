@@ -107,10 +107,10 @@ class Many(udp_lab.Case):
         """As ss writes the server's address."""
         return f"[{family.server}]" if family is harness.V6 else family.server
 
-    def test_I7_hot_destination_masquerade(self):
+    def test_U10_I7_hot_destination_masquerade(self):
         self.hot("masquerade")
 
-    def test_I7_hot_destination_preserve(self):
+    def test_U10_I7_hot_destination_preserve(self):
         self.hot("preserve")
 
 

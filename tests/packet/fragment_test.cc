@@ -15,7 +15,7 @@ class Fragment : public FamilyTest {
   Packet Later(uint32_t id = 1, uint16_t offset = 64, uint8_t protocol = kTcp) const {
     return FromClient().Fragment(offset, false, id).Protocol(protocol).Payload(64);
   }
-  // A policy that denies nobody.
+  // A policy that denies nobody, and proxies one port.
   static void PublishOpen() { runner().Publish(PolicyOf({RuleFor({kProxied}, TPX_ACTION_PROXY)})); }
 };
 TPX_BOTH_FAMILIES(Fragment);
@@ -39,7 +39,7 @@ TEST_P(Fragment, P03_FragmentsFromTheWanShareTheFateOfTheFirst) {
 
 TEST_P(Fragment, P03_LaterFragmentBeforeTheFirstIsDroppedWhereARuleMayDenyIt) {
   EXPECT_EQ(Lan(Later()), Leaves(TPX_R_FRAG_DROPPED));
-  PublishOpen();
+  runner().Publish(PolicyOf({RuleFor({kDropped}, TPX_ACTION_BYPASS)}));
   EXPECT_EQ(Lan(Later()), Leaves(TPX_R_FRAG_PASSED));
   policy::Rule elsewhere = RuleFor({kDropped}, TPX_ACTION_DROP);
   elsewhere.dst = {*Prefix::Parse(f().other_server)};
@@ -53,6 +53,28 @@ TEST_P(Fragment, P03_LaterFragmentBeforeTheFirstIsDroppedWhereARuleMayDenyIt) {
   EXPECT_EQ(Lan(Later()), Leaves(TPX_R_FRAG_DROPPED)) << "denied whatever its port";
 }
 
+TEST_P(Fragment, P03_LaterFragmentBeforeTheFirstGoesToTheProxyWhereARuleMayProxyIt) {
+  for (tpx_action action : {TPX_ACTION_PROXY, TPX_ACTION_REDIRECT}) {
+    policy::Rule rule = RuleFor({53}, action, TPX_FAIL_OPEN, {kUdp});
+    rule.target = {.addr = Address(f().other_server), .port = 5353};
+    runner().Publish(PolicyOf({rule}));
+    EXPECT_EQ(Lan(Later(1, 64, kUdp)), Leaves(TPX_R_FRAG_AHEAD)) << "it may be of a query";
+    EXPECT_EQ(Lan(Later(1, 64, kTcp)), Leaves(TPX_R_FRAG_PASSED)) << "another protocol";
+    EXPECT_EQ(Wan(Later(1, 64, kUdp)), Leaves(TPX_R_FRAG_PASSED)) << "no rule speaks of the WAN side";
+    runner().Publish(PolicyOf({RuleFor({}, TPX_ACTION_BYPASS, TPX_FAIL_OPEN, {kUdp}), rule}));
+    EXPECT_EQ(Lan(Later(1, 64, kUdp)), Leaves(TPX_R_FRAG_PASSED)) << "an earlier rule takes every port";
+    runner().Publish(PolicyOf({rule, RuleFor({99}, TPX_ACTION_DROP, TPX_FAIL_OPEN, {kUdp})}));
+    EXPECT_EQ(Lan(Later(1, 64, kUdp)), Leaves(TPX_R_FRAG_DROPPED)) << "or of what is denied";
+    rule.dst = {*Prefix::Parse(f().other_server)};
+    runner().Publish(PolicyOf({rule}));
+    EXPECT_EQ(Lan(Later(1, 64, kUdp)), Leaves(TPX_R_FRAG_PASSED)) << "the rule is about another destination";
+  }
+  PublishOpen();
+  EXPECT_EQ(Lan(Later()), Leaves(TPX_R_FRAG_AHEAD));
+  for (uint32_t worker : {0, 1}) runner().EndLease(worker);
+  EXPECT_EQ(Lan(Later()), Leaves(TPX_R_FRAG_PASSED)) << "nobody serves";
+}
+
 TEST_P(Fragment, P03_FateIsOfOneDatagramOnly) {
   Lan(First(kProxied, 1));
   Lan(First(kBypassed, 2));
@@ -60,7 +82,7 @@ TEST_P(Fragment, P03_FateIsOfOneDatagramOnly) {
   EXPECT_EQ(Lan(Later(1)), Leaves(TPX_R_FRAG_STEERED));
   EXPECT_EQ(Lan(Later(2)), Leaves(TPX_R_FRAG_PASSED));
   Packet other = Packet().Ip(f().client, f().other_server).Fragment(64, false, 1).Protocol(kTcp).Payload(8);
-  EXPECT_EQ(Lan(other), Leaves(TPX_R_FRAG_PASSED));
+  EXPECT_EQ(Lan(other), Leaves(TPX_R_FRAG_AHEAD)) << "another server";
   if (v4()) {
     EXPECT_EQ(Lan(Later(1, 64, kUdp)), Leaves(TPX_R_FRAG_PASSED)) << "IPv4 numbers per protocol";
   }
@@ -69,17 +91,32 @@ TEST_P(Fragment, P03_FateIsOfOneDatagramOnly) {
 TEST_P(Fragment, P03_AFragmentAheadOfItsFirstFollowsTheLastFirstOfTheTwoAddresses) {
   Lan(First(kProxied, 1));
   EXPECT_EQ(Lan(Later(2)), Leaves(TPX_R_FRAG_AHEAD));
-  Lan(First(kBypassed, 3));
-  EXPECT_EQ(Lan(Later(4)), Leaves(TPX_R_FRAG_PASSED)) << "though a rule may deny it";
   Lan(First(kDropped, 5));
   EXPECT_EQ(Lan(Later(6)), Leaves(TPX_R_FRAG_DROPPED));
   PublishOpen();
   EXPECT_EQ(Lan(Later(7)), Leaves(TPX_R_FRAG_DROPPED));
   EXPECT_EQ(Lan(Later(8, 64, kUdp)), Leaves(TPX_R_FRAG_PASSED)) << "another protocol";
   Packet other = Packet().Ip(f().client, f().other_server).Fragment(64, false, 9).Protocol(kTcp).Payload(8);
-  EXPECT_EQ(Lan(other), Leaves(TPX_R_FRAG_PASSED)) << "another server";
+  EXPECT_EQ(Lan(other), Leaves(TPX_R_FRAG_AHEAD)) << "another server";
   runner().AgeFragments(61'000);
-  EXPECT_EQ(Lan(Later(7)), Leaves(TPX_R_FRAG_PASSED)) << "long ago";
+  EXPECT_EQ(Lan(Later(7)), Leaves(TPX_R_FRAG_AHEAD)) << "long ago";
+}
+
+TEST_P(Fragment, P03_AFirstThatPassesDoesNotVouchForTheOthersOfTheTwoAddresses) {
+  for (const auto& [port, reason] :
+       {std::pair{kProxied, TPX_R_FRAG_AHEAD}, std::pair{kDropped, TPX_R_FRAG_DROPPED}}) {
+    Lan(First(kBypassed, 1));
+    EXPECT_EQ(Lan(Later(2)), Leaves(TPX_R_FRAG_PASSED)) << "though a rule may deny it";
+    Lan(First(port, 3));
+    runner().AgeFragments(30'000);
+    Lan(First(kBypassed, 4));
+    EXPECT_EQ(Lan(Later(5)), Leaves(reason));
+    EXPECT_EQ(Lan(Later(4)), Leaves(TPX_R_FRAG_PASSED)) << "its own first one passed";
+    runner().AgeFragments(31'000);
+    Lan(First(kBypassed, 6));
+    EXPECT_EQ(Lan(Later(7)), Leaves(TPX_R_FRAG_PASSED)) << "only such ones for a minute";
+    runner().AgeFragments(61'000);
+  }
 }
 
 TEST_P(Fragment, P03_AFirstFragmentThatComesLateIsJudgedAsEver) {
@@ -92,6 +129,7 @@ TEST_P(Fragment, P03_AFirstFragmentThatComesLateIsJudgedAsEver) {
 TEST_P(Fragment, FromTheWanAFragmentAheadFollowsTheLastFirstToo) {
   Lan(First(kProxied, 1));
   EXPECT_EQ(Wan(Later(2)), Leaves(TPX_R_FRAG_AHEAD));
+  runner().AgeFragments(61'000);
   EXPECT_EQ(Wan(First(kProxied, 3)), Leaves(TPX_R_WAN));
   EXPECT_EQ(Wan(Later(4)), Leaves(TPX_R_FRAG_PASSED));
 }
@@ -110,7 +148,7 @@ TEST_P(Fragment, AUdpFragmentAheadGoesWhereEveryPortGoes) {
   EXPECT_EQ(Lan(Later(1, 64, kUdp)), Leaves(TPX_R_FRAG_AHEAD));
   runner().Publish(
       PolicyOf({RuleFor({53}, TPX_ACTION_BYPASS, TPX_FAIL_OPEN, {kUdp}), proxied(TPX_FAIL_OPEN)}));
-  EXPECT_EQ(Lan(Later(1, 64, kUdp)), Leaves(TPX_R_FRAG_PASSED));
+  EXPECT_EQ(Lan(Later(1, 64, kUdp)), Leaves(TPX_R_FRAG_AHEAD));
   for (uint32_t worker : {0, 1}) runner().EndLease(worker);
   for (auto mode : {TPX_FAIL_OPEN, TPX_FAIL_CLOSED, TPX_FAIL_RESET}) {
     runner().Publish(PolicyOf({proxied(mode)}));
@@ -141,7 +179,7 @@ TEST_P(Fragment, P03_AnOldFateIsForgotten) {
   runner().AgeFragments(59'000);
   EXPECT_EQ(Lan(Later(1)), Leaves(TPX_R_FRAG_STEERED));
   runner().AgeFragments(2'000);
-  EXPECT_EQ(Lan(Later(1)), Leaves(TPX_R_FRAG_PASSED));
+  EXPECT_EQ(Lan(Later(1)), Leaves(TPX_R_FRAG_AHEAD));
 }
 
 TEST_P(Fragment, P03_TinyFirstFragmentIsDroppedWhereARuleMayDenyIt) {
@@ -209,6 +247,9 @@ TEST_P(Fragment, P05_HeadersBehindTheFragmentHeaderAreWalked) {
   // The later ones name the first header of the fragmentable part, not TCP.
   EXPECT_EQ(Lan(Later(9, 64, kDestination)), Leaves(TPX_R_FRAG_STEERED));
   EXPECT_EQ(Lan(Later(10, 64, kDestination)), Leaves(TPX_R_FRAG_AHEAD));
+  PublishOpen();
+  runner().AgeFragments(61'000);
+  EXPECT_EQ(Lan(Later(11, 64, kDestination)), Leaves(TPX_R_FRAG_AHEAD)) << "it may be of TCP";
 }
 
 TEST_P(Fragment, P03_AWholePacketInOneFragmentIsOrdinary) {

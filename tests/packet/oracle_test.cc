@@ -239,9 +239,9 @@ bool AllPorts(const std::vector<policy::PortRange>& ranges) {
 enum class Portless { kPass, kDrop, kProxy };
 
 // What becomes of a packet whose ports are unknown: the first rule that could match it proxies it whatever
-// they are; or any assignment of ports would be denied, tried one by one.
+// they are; or any assignment of ports would be denied, or proxied, tried one by one.
 Portless WithoutPorts(const policy::Policy& policy, const policy::TestFlow& flow) {
-  bool first = true;
+  bool first = true, proxied = false;
   for (const policy::Rule& rule : policy.rules) {
     policy::Rule any_port = rule;
     any_port.sports.clear();
@@ -251,10 +251,11 @@ Portless WithoutPorts(const policy::Policy& policy, const policy::TestFlow& flow
     if (!HasSockets(flow.protocol) && !(rule.sports.empty() && rule.dports.empty())) continue;
     if (rule.action == TPX_ACTION_DROP || rule.action == TPX_ACTION_REJECT) return Portless::kDrop;
     if (first && portless && rule.is_proxied() && flow.protocol == IPPROTO_UDP) return Portless::kProxy;
-    if (portless) return Portless::kPass;
+    proxied |= rule.is_proxied();
+    if (portless) break;
     first = false;
   }
-  return Portless::kPass;
+  return proxied ? Portless::kProxy : Portless::kPass;
 }
 
 TEST_F(Oracle, FragmentsWithoutTheirFirstAgreeToo) {

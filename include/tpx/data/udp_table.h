@@ -24,8 +24,9 @@ struct UdpLimits {
 // A full table takes a new session in the place of the one that was idle for
 // the longest time: of those to which nothing has come back where they are more
 // than an eighth (a flood of forged senders has no others), else of the others.
-// A client at its own limit replaces one of its own, so it cannot drive out
-// others. Ports of the gateway's own are a limit by themselves: where few are left
+// A client at its own limit replaces one of its own, and so does in a full table
+// one that has at least 32 and twice what clients have on average, so that a busy
+// one cannot drive out others. Ports of the gateway's own are a limit by themselves: where few are left
 // the kernel needs a millisecond to find one.
 class UdpTable {
  public:
@@ -73,6 +74,8 @@ class UdpTable {
  private:
   template <typename Choose>
   UdpSession* FirstToGo(Choose&& choose) const;
+  bool IsBusy(const UdpClient& client) const;
+  bool IsFlooded() const;
   DeadlineList& ListOf(const UdpSession& session);
   void LinkNewest(UdpSession& session);
   void Unlink(UdpSession& session);

@@ -5,6 +5,7 @@
 
 #include <random>
 #include <set>
+#include <utility>
 
 namespace tpx::data {
 namespace {
@@ -134,6 +135,42 @@ TEST(UdpTable, AFullTableLeavesAFewTheTimeToBeAnswered) {
   End(table, table.Find(Key(1, 1)));
   table.Open(Key(2, 1), false, 101);
   EXPECT_EQ(table.Victim(newcomer, false), table.Find(Key(1, 29))) << "more than an eighth";
+}
+
+TEST(UdpTable, ABusyClientReplacesItsOwnInAFullTable) {
+  UdpLimits limits = kLimits;
+  limits.sessions = limits.sessions_per_client = 48;
+  for (const bool ports_are_out : {false, true}) {
+    if (ports_are_out) limits.masqueraded = std::exchange(limits.sessions, 96);
+    for (const int busy : {31, 32}) {
+      UdpTable table(limits);
+      uint16_t port = 0;
+      auto open = [&](int client) {
+        ++port;
+        UdpSession* s = table.Open(Key(client, port), false, port);
+        s->up = s->down = 5;
+        table.Touch(*s, port);
+        return s;
+      };
+      UdpSession* oldest = open(2);
+      UdpSession* of_the_busy_one = open(1);
+      while (port < 1 + busy) open(1);
+      while (port < 48) open(3);
+      EXPECT_EQ(table.Victim(*IpAddr::Parse("192.0.2.1"), false), busy < 32 ? oldest : of_the_busy_one);
+      EXPECT_EQ(table.Victim(*IpAddr::Parse("192.0.2.2"), false), oldest);
+      EXPECT_EQ(table.Victim(*IpAddr::Parse("192.0.2.9"), false), oldest) << "it has none";
+    }
+  }
+}
+
+TEST(UdpTable, OneThatHasLittleMoreThanOthersIsNotBusy) {
+  UdpTable table({.sessions = 80, .sessions_per_client = 80, .stream_ms = 5000});
+  for (uint16_t port = 1; port <= 80; ++port) {
+    UdpSession* s = table.Open(Key(port > 39 ? 1 : 2, port), false, port);
+    s->up = s->down = 5;
+    table.Touch(*s, port);
+  }
+  EXPECT_EQ(table.Victim(*IpAddr::Parse("192.0.2.1"), false), table.Find(Key(2, 1)));
 }
 
 // Against a plain model, with closed sessions that linger.

@@ -148,6 +148,7 @@ void CheckRule(const Rule& rule, const tpx_tables& tables, size_t i) {
   const bool stops = rule.action == TPX_ACTION_DROP || rule.action == TPX_ACTION_REJECT;
   const bool goes_on = rule.action == TPX_ACTION_BYPASS || rule.fail_mode == TPX_FAIL_OPEN;
   ASSERT_EQ(Has(tables.bits[tables.denying_class], i), stops || !goes_on);
+  ASSERT_EQ(Has(tables.bits[tables.steering_class], i), !stops && rule.action != TPX_ACTION_BYPASS);
 }
 
 // Whether a rule stops a protocol that is neither TCP nor UDP.

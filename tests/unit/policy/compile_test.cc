@@ -88,7 +88,7 @@ TEST(Compile, NamesTheLimitThatIsPassed) {
   EXPECT_THAT(std::string(Compile(WithDefault(rules)).status().message()), HasSubstr("TPX_MAX_CLASSES"));
 }
 
-TEST(Compile, MarksRulesThatDeny) {
+TEST(Compile, MarksRulesThatDenyAndThatSteer) {
   std::vector<Rule> rules = {{.action = TPX_ACTION_DROP}, {.action = TPX_ACTION_REJECT}};
   for (tpx_action action : {TPX_ACTION_PROXY, TPX_ACTION_REDIRECT}) {
     for (tpx_fail_mode mode : {TPX_FAIL_OPEN, TPX_FAIL_CLOSED, TPX_FAIL_RESET}) {
@@ -98,6 +98,8 @@ TEST(Compile, MarksRulesThatDeny) {
   CompiledPolicy compiled = Compiled(WithDefault(rules));
   EXPECT_EQ(compiled.tables->bits[compiled.tables->denying_class].word[0], 0b011011011u);
   ExpectSummaryFits(compiled.tables->bits[compiled.tables->denying_class]);
+  EXPECT_EQ(compiled.tables->bits[compiled.tables->steering_class].word[0], 0b011111100u);
+  ExpectSummaryFits(compiled.tables->bits[compiled.tables->steering_class]);
 }
 
 TEST(Compile, WritesWhatTheRulesSay) {
