@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""S3 and S6: packets to addresses that are nobody's, and from addresses of another link."""
+"""S3, S5 and S6: packets to addresses that are nobody's, names of others, and packets from addresses of another link."""
 import socket
+import ssl
 
 import harness
 import packets
@@ -12,6 +13,7 @@ PORT = 8080
 NOBODYS = ("127.0.0.1", "127.8.8.8", "0.0.0.0", "0.1.2.3", "169.254.169.254", "100.100.100.200",
            "::1", "::", "fe80::1", "febf::1", "fd00:ec2::254", "ff02::1", "::ffff:127.0.0.1")
 PROXIED = [product.rule(), product.udp_rule()]
+NAMES = ("localhost", "127.0.0.1", "[::1]", "metadata.google.internal.", "LocalHost.", "xn--lcalhost-n4a", "a" * 300, "a\0b")
 
 
 def syn(source, destination, port=PORT):
@@ -64,6 +66,45 @@ class Forged(product.TestCase):
 
     def send(self, tap, packet):
         tap.send(frame(self.lab.client, "c0", self.lab.gateway, "lan0", packet))
+
+
+def hello(name):
+    """What a client of TLS sends first, with that name in it."""
+    sent = ssl.MemoryBIO()
+    try:
+        tls = ssl.create_default_context().wrap_bio(ssl.MemoryBIO(), sent, server_hostname=name)
+        tls.do_handshake()
+    except ssl.SSLWantReadError:
+        pass
+    return sent.read()
+
+
+class Names(product.TestCase):
+    def test_S5_names_of_others_in_what_is_sent_change_nothing(self):
+        self.tpx.start(product.config(PROXIED))
+        for family in harness.FAMILIES:
+            others = [self.lab.gateway.listen(family, PORT, address) for address in (family.loopback, family.lan)]
+            with self.lab.server.listen(family, PORT, family.server) as server:
+                server.settimeout(10)
+                said = [f"GET / HTTP/1.1\r\nHost: {name}\r\n\r\n".encode() for name in NAMES]
+                said += [hello(name) for name in ("localhost", "127.0.0.1", "metadata.google.internal")]
+                for payload in said:
+                    with self.subTest(family=family.name, payload=payload[:60]):
+                        self.assertEqual(self.send_to(family, server, payload), (family.wan, payload))
+            for other in others:
+                with other:
+                    other.setblocking(False)
+                    with self.assertRaises(BlockingIOError):
+                        other.accept()
+
+    def send_to(self, family, server, payload):
+        """From whom the server gets it, and what."""
+        with self.lab.client.connect(family, family.server, PORT) as client:
+            client.sendall(payload)
+            client.shutdown(socket.SHUT_WR)
+            connection, (peer, *_) = server.accept()
+            with connection, connection.makefile("rb") as stream:
+                return peer, stream.read()
 
 
 class OtherLink(product.TestCase):

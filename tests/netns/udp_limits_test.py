@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""E9, I6, I7 for UDP: many sessions cost little and leave nothing, limits hold, and nobody's flood is another's loss."""
+"""E9, I6, I7, U10 for UDP: many sessions cost little and leave nothing, limits hold, and nobody's flood is another's loss."""
 import ipaddress
 import time
 
