@@ -15,6 +15,7 @@
 #include <vector>
 
 #include "support/check.h"
+#include "support/connection.h"
 #include "support/packet.h"
 #include "support/prog_runner.h"
 #include "tpx/policy/prefix_list.h"
@@ -179,6 +180,19 @@ class LookupLoop {
   int program_ = -1;
 };
 
+// A packet of a connection whose socket is here.
+void BM_KnownFlow(benchmark::State& state, ProgRunner& runner, bool v4) {
+  const IpAddr client = *IpAddr::Parse(v4 ? "192.0.2.2" : "2001:db8:1::2");
+  const IpAddr server = *IpAddr::Parse(v4 ? "198.51.100.2" : "2001:db8:2::2");
+  Connection connection({client, 0}, {server, 443});
+  const Bytes frame = Packet().Ip(client, server).Tcp(connection.client().port, 443).Ack().Build();
+  CompareWithFew(state, runner, v4, [&](uint32_t generation) {
+    runner.Flip(generation);
+    return runner.Time(Hook::kLan, frame, 100'000);
+  });
+  connection.Abort();
+}
+
 void BM_Lookup(benchmark::State& state, ProgRunner& runner, bool v4) {
   LookupLoop loop(runner);
   CompareWithFew(state, runner, v4, [&](uint32_t generation) { return loop.Time(generation, v4); });
@@ -207,6 +221,7 @@ int main(int argc, char** argv) {
   for (const bool v4 : {true, false}) {
     const std::string family = v4 ? "v4" : "v6";
     add("lookup/" + family, [&, v4](benchmark::State& state) { BM_Lookup(state, runner, v4); });
+    add("known_flow/" + family, [&, v4](benchmark::State& state) { BM_KnownFlow(state, runner, v4); });
     for (const bool spread : {false, true}) {
       add("first_packet/" + family + (spread ? "/many_addresses" : "/one_address"),
           [&, v4, spread](benchmark::State& state) { BM_FirstPacket(state, runner, v4, spread); });

@@ -1,6 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "tpx/policy/parse.h"
 
+#include <netinet/in.h>
+
+#include <algorithm>
 #include <utility>
 
 #include "policy/sections.h"
@@ -63,13 +66,34 @@ std::string_view OwnerKeyOf(const Rule& rule) {
   return !rule.uids.empty() ? "uid" : !rule.gids.empty() ? "gid" : !rule.cgroups.empty() ? "cgroup" : "exe";
 }
 
+// Whether the senders and the receivers that a rule lists are of different families.
+bool ListsDifferentFamilies(const Rule& rule) {
+  if (rule.src.empty() || rule.dst.empty() || rule.negates(kMatchSrc) || rule.negates(kMatchDst))
+    return false;
+  auto has = [](const std::vector<Prefix>& prefixes, bool v4) {
+    return std::any_of(prefixes.begin(), prefixes.end(),
+                       [v4](const Prefix& prefix) { return prefix.addr.is_v4() == v4; });
+  };
+  return !(has(rule.src, true) && has(rule.dst, true)) && !(has(rule.src, false) && has(rule.dst, false));
+}
+
+bool AsksForProtocolsWithoutSockets(const Rule& rule) {
+  return !rule.protocols.empty() &&
+         std::none_of(rule.protocols.begin(), rule.protocols.end(),
+                      [](uint8_t protocol) { return protocol == IPPROTO_TCP || protocol == IPPROTO_UDP; });
+}
+
 // Empty where there may be flows that the rule matches.
 std::string WhyNever(const Rule& rule, bool local) {
+  if (ListsDifferentFamilies(rule)) return "of src and dst one lists only IPv4 and the other only IPv6";
   if (!rule.asks_for_owner()) return "";
   const std::string_view key = OwnerKeyOf(rule);
   if (rule.asks_for_link()) {
     return StrCat("it asks for ", key, ", which only flows of this machine's own processes have, and for ",
                   LinkKeyOf(rule), ", which only packets that come in have");
+  }
+  if (AsksForProtocolsWithoutSockets(rule)) {
+    return StrCat("it asks for ", key, ", which is known of TCP and UDP only, and for another protocol");
   }
   if (local) return "";
   return StrCat("it asks for ", key,

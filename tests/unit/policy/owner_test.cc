@@ -93,7 +93,16 @@ TEST(OwnerMatch, RulesThatCanNeverMatchAreNamed) {
       AllText(Parsed("{uid: 5, vlan: 7}").warnings),
       "test.yaml:5:5: rule 'a' can never match: it asks for uid, which only flows of this machine's own "
       "processes have, and for vlan, which only packets that come in have\n");
-  for (const char* match : {"{uid: 5}", "{cgroup: /, dport: 80}", "{interface: eth1}", "{exe: /bin/dig}"})
+  EXPECT_EQ(
+      AllText(Parsed("{gid: 5, proto: icmp}").warnings),
+      "test.yaml:5:5: rule 'a' can never match: it asks for gid, which is known of TCP and UDP only, and for "
+      "another protocol\n");
+  EXPECT_EQ(AllText(Parsed("{src: 192.0.2.0/24, dst: [2001:db8::/32, 2001:db8:1::1]}").warnings),
+            "test.yaml:5:5: rule 'a' can never match: of src and dst one lists only IPv4 and the other only "
+            "IPv6\n");
+  for (const char* match : {"{uid: 5}", "{cgroup: /, dport: 80}", "{interface: eth1}", "{exe: /bin/dig}",
+                            "{uid: 5, proto: [udp, icmp]}", "{src: 192.0.2.1, dst: {not: 2001:db8::/32}}",
+                            "{src: 192.0.2.1, dst: [2001:db8::1, 198.51.100.1]}"})
     EXPECT_EQ(AllText(Parsed(match).warnings), "") << match;
   for (const char* key : {"uid: 5", "gid: 5", "cgroup: /", "exe: /bin/dig"}) {
     EXPECT_EQ(Parsed(StrCat("{", key, "}"), "local: false\n").warnings.size(), 1u) << key;
