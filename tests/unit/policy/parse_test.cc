@@ -7,6 +7,7 @@
 #include <random>
 
 #include "support/config_files.h"
+#include "support/scale.h"
 #include "tpx/base/strings.h"
 
 namespace tpx::policy {
@@ -271,6 +272,55 @@ TEST(ParseConfig, TakesNoMoreRulesThanTheTablesHold) {
   EXPECT_EQ(result.config.policy.rules.size(), size_t{TPX_MAX_RULES});
   result = ParseText(text + "  - {name: last, action: drop}\n");
   EXPECT_EQ(AllText(result.errors), "test.yaml:1027:5: rules: more than 1022 rules\n");
+}
+
+TEST(ParseConfig, TakesNoMoreNamesOfInterfaces) {
+  std::string names = "a0";
+  for (int i = 1; i < 256; ++i) names += StrCat(", a", i);
+  EXPECT_EQ(Parsed(StrCat("version: 1\ninterfaces: {lan: [", names, "]}\n")).interfaces.lan.size(), 256u);
+  EXPECT_THAT(AllText(ParseText(StrCat("version: 1\ninterfaces: {lan: [", names, ", b]}\n")).errors),
+              HasSubstr(": lan: more than 256 names, use a pattern\n"));
+}
+
+TEST(ParseConfig, TakesNoPathThatTheKernelWouldNot) {
+  std::string path;
+  while (path.size() < 4095) path += "/abcdefghi/lmn";
+  path.resize(4096, 'x');
+  const std::string text = StrCat(kHead, "local: {cgroup: ", path, "}\n");
+  EXPECT_EQ(AllText(ParseText(text).errors),
+            StrCat("test.yaml:3:17: cgroup: '", path.substr(0, 64), "...' is longer than 4095 bytes\n"));
+  EXPECT_THAT(AllText(ParseText(StrCat(kHead, "local: true\nrules: [{name: a, match: {exe: ", path,
+                                       "}, action: drop}]\n"))
+                          .errors),
+              HasSubstr("is longer than 4095 bytes\n"));
+}
+
+// Sets of four times what the tables hold in one of two addresses.
+TEST(ParseConfig, TakesNoMorePrefixesThanItHasMemoryFor) {
+  if (test::Scaled(10) < 10) GTEST_SKIP() << "left to the whole run: it takes long under the sanitizers";
+  std::string list;
+  for (uint32_t i = 0; i < TPX_MAX_PREFIXES; ++i)  // neighbours would be one prefix
+    list += StrCat(10 + (i >> 23), ".", i >> 15 & 255, ".", i >> 7 & 255, ".", i << 1 & 255, "\n");
+  auto errors = [&list](const std::string& rest) {
+    return AllText(
+        ParseConfig(StrCat(kHead, "sets: {a: {file: a}", rest), "test.yaml", [&list](const std::string&) {
+          return list;
+        }).errors);
+  };
+  EXPECT_EQ(errors("}\n"), "");
+  EXPECT_EQ(errors(", b: {file: a}, c: {file: a}, d: {file: a}, e: {file: a}}\n"),
+            "test.yaml:3:64: the sets up to this one have more than 8388608 prefixes\n");
+  EXPECT_EQ(errors("}\nrules: [{name: a, match: {src: [a, a, a, a, a]}, action: drop}]\n"),
+            "test.yaml:4:45: src: more than 8388608 prefixes\n");
+  std::string rules = "}\nrules:\n";
+  for (char name = 'a'; name < 'f'; ++name)
+    rules += StrCat("  - {name: ", std::string(1, name), ", match: {dst: a}, action: drop}\n");
+  EXPECT_EQ(
+      errors(rules),
+      "test.yaml:9:5: the rules up to this one have more than 8388608 prefixes, each set counted once for "
+      "each rule that names it\n");
+  list += "192.0.2.1\n";
+  EXPECT_EQ(errors("}\n"), "a:2097153:1: more than 2097152 prefixes\n");
 }
 
 TEST(ParseConfig, RefusesFilesThatAreTooLarge) {
