@@ -116,6 +116,7 @@ void AddOptions(CLI::App& app, unsigned accepts, Options& options) {
     app.add_option("--cgroup", flow.cgroup, "in this cgroup; /")->type_name("PATH");
     app.add_option("--exe", flow.exe, "running this program")->type_name("PATH");
     app.add_option("--mac", flow.mac, "link address of the sender")->type_name("ADDR");
+    app.add_option("--dscp", flow.dscp, "DSCP of the packet, 0 to 63; 0")->type_name("N");
     app.add_option("--diff", options.diff, "in place of a flow: those that FILE would judge otherwise")
         ->type_name("FILE");
     app.add_flag("--all", options.all, "with --diff: show every one of them");
@@ -158,10 +159,11 @@ std::string FaultOfExplain(const Options& options, unsigned accepts) {
   const FlowOptions& flow = options.flow;
   const bool diff = !options.diff.empty();
   const bool other = !(flow.proto.empty() && flow.device.empty() && flow.mark.empty() && flow.mac.empty() &&
-                       flow.uid.empty() && flow.gid.empty() && flow.cgroup.empty() && flow.exe.empty() &&
-                       options.config.empty());
+                       flow.dscp.empty() && flow.uid.empty() && flow.gid.empty() && flow.cgroup.empty() &&
+                       flow.exe.empty() && options.config.empty());
   if (diff && other)
-    return "--diff is about all flows by one file: no flow, --in, --mark, --mac or --config beside it";
+    return "--diff is about all flows by one file: no flow, --in, --mark, --mac, --dscp or --config beside "
+           "it";
   if (options.all && !diff) return "--all needs --diff";
   if (diff) return "";
   if (flow.proto.empty()) return "PROTO is required, or --diff FILE";

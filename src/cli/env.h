@@ -22,8 +22,8 @@ struct Env {
 // A flow as it was typed; see flow_arguments.h.
 struct FlowOptions {
   std::string proto, src, dst;
-  std::string device, mark, mac;      // empty: not given
-  std::string uid, gid, cgroup, exe;  // of a process of the gateway; as well
+  std::string device, mark, mac, dscp;  // empty: not given
+  std::string uid, gid, cgroup, exe;    // of a process of the gateway; as well
 };
 
 // What a trace is to show, as it was typed; see trace_arguments.h.

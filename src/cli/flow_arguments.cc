@@ -75,6 +75,13 @@ absl::StatusOr<uint32_t> ParseMark(const std::string& text) {
       StrCat("--mark ", Quote(text), ": expected a number of 32 bits, such as 16 or 0x10"));
 }
 
+absl::StatusOr<uint8_t> ParseDscp(const std::string& text) {
+  uint32_t dscp = 0;
+  if (!absl::SimpleAtoi(text, &dscp) || dscp > 63)
+    return absl::InvalidArgumentError(StrCat("--dscp ", Quote(text), ": expected a number from 0 to 63"));
+  return static_cast<uint8_t>(dscp);
+}
+
 absl::Status CheckPorts(const FlowOptions& options, control::TrialFlow& flow) {
   const bool has_ports = flow.proto != IPPROTO_ICMP;
   if (!has_ports && (flow.src.port != 0 || flow.dst.port != 0))
@@ -110,9 +117,13 @@ absl::StatusOr<control::TrialFlow> ParseFlow(const FlowOptions& options) {
       return absl::InvalidArgumentError(StrCat("--mac ", Quote(options.mac), ": expected 00:00:5e:00:53:01"));
     flow.mac = *mac;
   }
+  if (!options.dscp.empty()) {
+    TPX_ASSIGN_OR_RETURN(flow.dscp, ParseDscp(options.dscp));
+  }
   if (options.uid.empty() && options.gid.empty() && options.cgroup.empty() && options.exe.empty())
     return flow;
-  if (!options.device.empty() || !options.mark.empty() || !options.mac.empty() || flow.proto == IPPROTO_ICMP)
+  if (!options.device.empty() || !options.mark.empty() || !options.mac.empty() || !options.dscp.empty() ||
+      flow.proto == IPPROTO_ICMP)
     return absl::InvalidArgumentError(
         "a process of the gateway begins TCP and UDP flows, which come in by no device and have no mark");
   TPX_ASSIGN_OR_RETURN(

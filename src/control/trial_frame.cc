@@ -91,7 +91,7 @@ uint16_t TransportChecksum(const TrialFlow& flow, const Bytes& header) {
 
 Bytes HeaderV4(const TrialFlow& flow, size_t payload) {
   Bytes header;
-  Put16(header, 0x4500);
+  Put16(header, static_cast<uint16_t>(0x4500 | flow.dscp << 2));
   Put16(header, static_cast<uint16_t>(20 + payload));
   Put16(header, 0);
   Put16(header, 0x4000);  // do not fragment
@@ -106,7 +106,7 @@ Bytes HeaderV4(const TrialFlow& flow, size_t payload) {
 
 Bytes HeaderV6(const TrialFlow& flow, size_t payload) {
   Bytes header;
-  Put16(header, 0x6000);
+  Put16(header, static_cast<uint16_t>(0x6000 | flow.dscp << 6));
   Put16(header, 0);
   Put16(header, static_cast<uint16_t>(payload));
   Put8(header, ProtocolOf(flow));

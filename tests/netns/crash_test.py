@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """A1 to A4: load and detach fail or are killed at every step: traffic passes, and the next command cleans up."""
 import collections
+import json
 import re
 import shutil
 import unittest
@@ -17,6 +18,9 @@ CHANGES = {
     "ftruncate": "", "fsync": "", "flock": "", "link": "", "linkat": "",
 }
 
+
+# Ports that two policies judge differently.
+TOLD = (9001, 9002)
 
 # A leak check cannot run in a traced process.
 STRACE = ("strace", "-f", "-qq", "-E", "ASAN_OPTIONS=detect_leaks=0")
@@ -120,16 +124,38 @@ class Crash(product.TestCase):
                 self.tpx.detach()
                 self.assert_clean()
 
+    def two_policies(self):
+        """Files that say the opposite of two ports, and the same of the rest."""
+        files = []
+        for name, of_the_first, of_the_second in (("a", "reject", "bypass"), ("b", "bypass", "reject")):
+            files.append(self.tpx.folder / f"{name}.yaml")
+            files[-1].write_text(json.dumps(product.config(
+                [product.rule(of_the_first, f"{name}-{TOLD[0]}", {"proto": "tcp", "dport": TOLD[0]}),
+                 product.rule(of_the_second, f"{name}-{TOLD[1]}", {"proto": "tcp", "dport": TOLD[1]}), product.rule()])))
+        return files
+
+    def told(self):
+        return tuple(self.tpx.json("explain", "tcp", "192.0.2.2:1", f"198.51.100.2:{port}")["verdict"] for port in TOLD)
+
     def test_A4_killed_at_every_step_of_reload(self):
-        self.tpx.start()
-        steps = self.steps("reload", "--config", self.tpx.config)
+        """The policy is the old one or the new one, whole, and the next command makes it the new one."""
+        now, then = self.two_policies()
+        verdicts = {now: ("reject", "direct"), then: ("direct", "reject")}
+        self.tpx.start(now.read_text())
+        steps, seen = self.steps("reload", "--config", then), set()
         for call, number in self.thinned(steps, 20):
+            now, then = then, now
             with self.subTest(call=call, number=number):
-                self.inject("signal=SIGKILL", call, number, "reload", "--config", self.tpx.config)
+                self.assertEqual(self.told(), verdicts[now])
+                self.inject("signal=SIGKILL", call, number, "reload", "--config", then)
+                told = self.told()
+                self.assertIn(told, verdicts.values())
+                seen.add(told == verdicts[then])
                 for family in harness.FAMILIES:
                     self.assert_proxied(family)
-        self.tpx.reload()
-        self.assert_proxied(harness.V4)
+                self.tpx.command("reload", "--config", then)
+                self.assertEqual(self.told(), verdicts[then])
+        self.assertIn(False, seen)
         self.assertEqual(self.tpx.stop(), 0)
         self.tpx.detach()
         self.assert_clean()

@@ -30,9 +30,8 @@ class LinkMatch(product.TestCase):
         for family in harness.FAMILIES:
             with self.subTest(family=family.name, **how):
                 self.assertEqual(self.fate(family, **how), expected)
-                if not how:  # explain has no option for the DSCP
-                    self.assert_explained(VERDICTS[expected], (family.client, 50000), (family.server, 8080), rule=rule,
-                                          more=("--in", device, "--mac", self.mac()))
+                self.assert_explained(VERDICTS[expected], (family.client, 50000), (family.server, 8080), rule=rule,
+                                      more=("--in", device, "--mac", self.mac(), "--dscp", str(how.get("tos", 0) >> 2)))
 
     def run_rules(self, *rules):
         self.tpx.start(product.config([*rules], interfaces={"lan": ["lan*"], "wan": ["wan0"]}))

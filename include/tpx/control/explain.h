@@ -30,6 +30,7 @@ struct TrialFlow {
   Endpoint src, dst;   // of one family; without a port where proto is IPPROTO_ICMP
   std::string device;  // that it comes in by; empty: the first LAN device
   uint32_t mark = 0;
+  uint8_t dscp = 0;                   // 0 to 63
   policy::MacAddress mac{};           // of the sender
   std::optional<TrialOwner> owner{};  // a process of the gateway begins it, and nothing of the link matters
 };

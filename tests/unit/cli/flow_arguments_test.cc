@@ -16,6 +16,7 @@ FlowOptions Typed(std::string proto, std::string src, std::string dst) {
           .device = {},
           .mark = {},
           .mac = {},
+          .dscp = {},
           .uid = {},
           .gid = {},
           .cgroup = {},
@@ -70,6 +71,20 @@ TEST(FlowArguments, MarkAndLinkAddress) {
     options.mac = bad;
     EXPECT_THAT(ParseFlow(options).status().message(), HasSubstr("expected 00:00:5e:00:53:01")) << bad;
   }
+}
+
+TEST(FlowArguments, Dscp) {
+  FlowOptions options = Typed("udp", "192.0.2.2", "192.0.2.3:53");
+  EXPECT_EQ(ParseFlow(options)->dscp, 0);
+  options.dscp = "46";
+  EXPECT_EQ(ParseFlow(options)->dscp, 46);
+  for (const char* bad : {"-1", "64", "ef", "0x2e", "4 6"}) {
+    options.dscp = bad;
+    EXPECT_THAT(ParseFlow(options).status().message(), HasSubstr("--dscp")) << bad;
+  }
+  options.dscp = "0";
+  options.uid = "0";
+  EXPECT_THAT(ParseFlow(options).status().message(), HasSubstr("a process of the gateway"));
 }
 
 TEST(FlowArguments, NonsenseIsRefused) {

@@ -55,6 +55,18 @@ TEST(TrialFrame, IsTheFirstPacketOfItsFlow) {
   }
 }
 
+TEST(TrialFrame, HasTheDscpThatWasAskedFor) {
+  for (const Family& family : kFamilies) {
+    TrialFlow flow = FlowOf(family, IPPROTO_UDP);
+    flow.dscp = 46;
+    const test::Bytes built = Built(flow);
+    const bool v4 = family.header == 20;
+    EXPECT_EQ(built[kEthernet], v4 ? 0x45 : 0x6b);
+    EXPECT_EQ(built[kEthernet + 1], v4 ? 46 << 2 : 0x80);
+    EXPECT_TRUE(test::ChecksumsHold(built)) << family.src;
+  }
+}
+
 TEST(TrialFrame, HasTheLinkAddressThatWasAskedFor) {
   const test::Bytes built = Built(FlowOf(kFamilies[0], IPPROTO_UDP));
   EXPECT_EQ(test::Bytes(built.begin() + 6, built.begin() + 12), (test::Bytes{0, 0, 0x5e, 0, 0x53, 1}));
