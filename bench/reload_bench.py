@@ -95,7 +95,7 @@ def main():
     parser.add_argument("--seconds", type=int, default=5, help="of each measurement")
     parser.add_argument("--outstanding", type=int, default=4, help="requests at a time")
     options = parser.parse_args()
-    options.workers, options.gro = os.cpu_count(), False
+    options.workers, options.gro, options.firewall = os.cpu_count(), False, False
     remove_leftovers(options.tpx)
     with tempfile.TemporaryDirectory(prefix=f"tpxu{os.getpid()}-") as folder:
         stage = Stage(pathlib.Path(folder), options)
