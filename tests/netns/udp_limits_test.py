@@ -225,10 +225,9 @@ class Limits(udp_lab.Case):
                     crowd.do("open", addresses=clients(family, 50), ports=10)
                     found = crowd.do("ask", to=[family.server, PORT], window=3, patience=3)
                     crowd.close()
-                    # Where others have ports, one worker may be quicker to what the other gave up, and be
-                    # answered what that one had asked.
+                    # where others have ports, one worker may be quicker to what the other gave up
                     self.assertGreaterEqual(found["answered"], 490 if others else 500)
-                    self.assertLessEqual(found["strangers"] + found["wrong"], 10 if others else 0)
+                    self.assertEqual(found["strangers"] + found["wrong"], 0)
                     self.assertGreaterEqual(self.total("udp_sessions_replaced") - before, 300)
                     self.assertLessEqual(self.total("udp_sessions"), 2 * (200 - others if others else 180))
             self.assert_sum()

@@ -4,7 +4,7 @@
 functions of BPF programs be replaced, which not every kernel that runs these tests does.
 
 Arguments are those of the test, as names of its cases. Emulated, each kill takes ten seconds: unless TPX_TEST_SCALE says
-otherwise there is a tenth of them.
+otherwise there is a fifth of them.
 """
 import os
 import pathlib
@@ -47,7 +47,7 @@ def add_tests(root):
     folder.mkdir(parents=True)
     shutil.copy(DISPATCHER, folder)
     (root / "repo/arguments").write_text(" ".join(sys.argv[1:]))
-    (root / "repo/scale").write_text(os.environ.get("TPX_TEST_SCALE", "0.1"))
+    (root / "repo/scale").write_text(os.environ.get("TPX_TEST_SCALE", "0.2"))
 
 
 def main():
