@@ -318,8 +318,8 @@ static __noinline int may_be_steered(const struct packet *p) {
   return p && !tpx_eval_steering(&p->flow, &p->link, &v) && tpx_pick_worker(&p->flow, &v) == WORKER_FOUND;
 }
 
-/* Later fragments share the first one's fate; without it, what the rules might say decides: nothing leaves
- * that one of them might have kept. */
+/* Later fragments share the first one's fate; without it, that of the last ones between these addresses;
+ * without those, what the rules might say decides. */
 static __noinline int judge_later_fragment(struct packet *p, int from_lan) {
   int fate, ahead = 0;
 
