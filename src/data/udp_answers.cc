@@ -13,6 +13,7 @@ namespace {
 
 constexpr uint64_t kRoundMs = 500, kSoonMs = 50;
 constexpr int kChunksAtOnce = 4;
+constexpr uint32_t kWaitingAtOnce = 64;
 
 void NextTurn(tpx_upstream& upstream, std::memory_order order) {
   std::atomic_ref turn(upstream.turn);
@@ -94,6 +95,12 @@ void UdpAnswers::Look(uint64_t now_ms) {
 }
 
 void UdpAnswers::LookSoon(uint64_t now_ms) { next_round_ms_ = std::min(next_round_ms_, now_ms + kSoonMs); }
+
+bool UdpAnswers::LookAtWaiting(uint64_t now_ms) {
+  bool answered = false;
+  table_.ForOldestOneWay(kWaitingAtOnce, [&](UdpSession& session) { answered |= Refresh(session, now_ms); });
+  return answered;
+}
 
 uint64_t UdpAnswers::NextLook() const {
   if (upstreams_.empty() || table_.open() == 0) return UINT64_MAX;

@@ -41,14 +41,15 @@ UdpSession* UdpRelay::SessionFor(const UdpKey& key, uint64_t now_ms) {
   const bool redirected = verdict.has_value() && verdict->action == TPX_ACTION_REDIRECT;
   const bool preserved = verdict.has_value() ? !redirected && verdict->source == TPX_SOURCE_PRESERVE
                                              : key.listener == TPX_LISTENER_UDP_PRESERVE;
-  if (UdpSession* victim = Victim(key.client.addr, preserved, now_ms); victim != nullptr) Replace(*victim);
+  UdpSession* victim = Victim([&] { return table_.Victim(key.client.addr, preserved); }, now_ms);
+  if (victim != nullptr) Replace(*victim);
   const Endpoint target = redirected ? TargetOf(*verdict) : key.destination;
   UdpSession* spare = preserved ? nullptr : spares_.Take(key, target);
   UdpSession* session = table_.Open(key, preserved, now_ms, spare);
   if (session == nullptr) return nullptr;
   session->target = target;
   session->confirmed = options_.decisions->UdpEnded();
-  if (int error = -OpenUpstream(*session); error != 0) {
+  if (int error = -OpenUpstream(*session, now_ms); error != 0) {
     slot_.Add(IsShortage(error) || error == EADDRINUSE ? TPX_C_UDP_SHORTAGE : TPX_C_UDP_DROPPED);
     End(*session);
     Discard(*session);
@@ -61,21 +62,24 @@ UdpSession* UdpRelay::SessionFor(const UdpKey& key, uint64_t now_ms) {
   return session;
 }
 
-// By what tc has sent as well, for the first few.
-UdpSession* UdpRelay::Victim(const IpAddr& client, bool preserved, uint64_t now_ms) {
-  UdpSession* victim = table_.Victim(client, preserved);
-  if (victim != nullptr) answers_.LookSoon(now_ms);
+// The one that `choose` finds by what tc has sent as well, for the first few. Those whose answers tc has sent
+// must not look like a flood while somebody waits who is older than they.
+UdpSession* UdpRelay::Victim(absl::FunctionRef<UdpSession*()> choose, uint64_t now_ms) {
+  UdpSession* victim = choose();
+  if (victim == nullptr) return nullptr;
+  answers_.LookSoon(now_ms);
+  if (victim->down == 0 && answers_.LookAtWaiting(now_ms)) victim = choose();
   for (int n = 0; victim != nullptr && n < kMostVictims && answers_.Refresh(*victim, now_ms); ++n) {
-    victim = table_.Victim(client, preserved);
+    victim = choose();
   }
   return victim;
 }
 
-int UdpRelay::OpenUpstream(UdpSession& session) {
+int UdpRelay::OpenUpstream(UdpSession& session, uint64_t now_ms) {
   if (!session.upstream) {
     if (int r = MakeUpstream(session); r < 0) return r;
   }
-  if (int r = BindUpstream(session); r < 0) return r;
+  if (int r = BindUpstream(session, now_ms); r < 0) return r;
   return session.key.is_pair() ? sys::ConnectUdp(session.upstream.get(), session.target) : 0;
 }
 
@@ -95,26 +99,32 @@ int UdpRelay::MakeUpstream(UdpSession& session) {
   return 0;
 }
 
-int UdpRelay::BindUpstream(UdpSession& session) {
+int UdpRelay::BindUpstream(UdpSession& session, uint64_t now_ms) {
+  if (!session.preserved) return TakePort(session, now_ms);
   const int fd = session.upstream.get();
-  if (session.preserved) {
-    // The connected sockets of one client's port share it, and those of a killed
-    // proxy hold it until the kernel has ended their receive requests.
-    int r = sys::ShareUdpAddress(fd);
-    if (r == 0) r = sys::BindUdpTransparent(fd, session.key.client);
-    if (r == -EADDRINUSE) {
-      slot_.Add(TPX_C_PORT_CHANGED);
-      r = sys::BindUdpTransparent(fd, {.addr = session.key.client.addr, .port = 0});
-    }
-    return r;
+  // The connected sockets of one client's port share it, and those of a killed
+  // proxy hold it until the kernel has ended their receive requests.
+  int r = sys::ShareUdpAddress(fd);
+  if (r == 0) r = sys::BindUdpTransparent(fd, session.key.client);
+  if (r == -EADDRINUSE) {
+    slot_.Add(TPX_C_PORT_CHANGED);
+    r = sys::BindUdpTransparent(fd, {.addr = session.key.client.addr, .port = 0});
   }
-  // Others may have taken more ports than the limit leaves to them, and may be faster again.
-  int r = sys::TakeUdpPort(fd, session.is_v4());
+  return r;
+}
+
+// One of the gateway's own. Others may have taken more of them than the limit leaves, and may be faster
+// again; then the oldest gives up its own, unless somebody waits for an answer there, which would be this
+// one's.
+int UdpRelay::TakePort(UdpSession& session, uint64_t now_ms) {
+  const int fd = session.upstream.get();
+  const bool v4 = session.is_v4();
+  int r = sys::TakeUdpPort(fd, v4);
   for (int tries = 0; r == -EADDRINUSE && tries < kMostVictims; ++tries) {
-    UdpSession* victim = table_.OldestMasqueraded(session.is_v4());
-    if (victim == nullptr || victim == &session) break;
+    UdpSession* victim = Victim([&] { return table_.OldestMasqueraded(v4); }, now_ms);
+    if (victim == nullptr || victim == &session || UdpTable::IsAwaited(*victim, now_ms)) break;
     Replace(*victim);
-    r = sys::TakeUdpPort(fd, session.is_v4());
+    r = sys::TakeUdpPort(fd, v4);
   }
   return r;
 }

@@ -12,6 +12,10 @@ constexpr uint32_t kClosingSlack = 4096;
 
 // Up to this share of the sessions may wait for their first answer unmolested.
 constexpr uint32_t kOneWayShare = 8;
+// So few are nobody's flood.
+constexpr uint32_t kFewOneWay = 16;
+// Most servers have answered by then, and clients ask again.
+constexpr uint64_t kAnswerMs = 250;
 // A client is busy that has so many sessions, and so many times as many as clients have on average.
 constexpr uint32_t kBusySessions = 32, kBusyTimes = 2;
 
@@ -57,7 +61,9 @@ bool UdpTable::IsBusy(const UdpClient& client) const {
          uint64_t{client.sessions} * clients_.size() >= uint64_t{open()} * kBusyTimes;
 }
 
-bool UdpTable::IsFlooded() const { return uint64_t{one_way_.size()} * kOneWayShare > open(); }
+bool UdpTable::IsFlooded() const {
+  return one_way_.size() > kFewOneWay && uint64_t{one_way_.size()} * kOneWayShare > open();
+}
 
 // Newcomers would replace each other before their answers come if it were always
 // one of them that goes.
@@ -84,6 +90,10 @@ UdpSession* UdpTable::OldestMasqueraded(bool v4) const {
     }
     return hook;
   });
+}
+
+bool UdpTable::IsAwaited(const UdpSession& session, uint64_t now_ms) {
+  return session.down == 0 && now_ms < session.stamp_ms + kAnswerMs;
 }
 
 UdpSession* UdpTable::Expired(uint64_t now_ms) const {

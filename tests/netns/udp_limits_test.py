@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """E9, I6, I7, U10 for UDP: many sessions cost little and leave nothing, limits hold, and nobody's flood is another's loss."""
+import contextlib
 import ipaddress
 import time
 
@@ -235,6 +236,41 @@ class Limits(udp_lab.Case):
                 sock.close()
             self.assertEqual(self.tpx.stop(), 0)
             self.tpx.detach()
+
+    def test_E9_one_port_for_many(self):
+        """Who waits for an answer keeps the port until it is there; nobody gets what was for another."""
+        self.lab.gateway.sysctl("net/ipv4/ip_local_port_range", "40000 40099")
+        for mapping in ("endpoint-independent", "address-and-port-dependent"):
+            self.start_udp(product.udp_rule(mapping=mapping), proxy={"workers": 1, "max_udp_sessions": self.LIMIT})
+            taken = self.all_ports_but_one()
+            for family in harness.FAMILIES:
+                with self.subTest(mapping=mapping, family=family.name):
+                    before = self.tpx.totals()
+                    crowd = self.crowd()
+                    crowd.do("open", addresses=clients(family, 30), ports=2)
+                    found = crowd.do("ask", to=[family.server, PORT], window=3, patience=0.5)
+                    crowd.close()
+                    after = self.tpx.totals()
+                    grown = {name: after[name] - before[name] for name in ("udp_shortage", "udp_sessions_replaced")}
+                    self.assertEqual(found["strangers"] + found["wrong"], 0)
+                    self.assertGreater(found["answered"], 10)
+                    self.assertEqual(found["silent"], grown["udp_shortage"], "those who found no port")
+                    self.assertGreaterEqual(grown["udp_sessions_replaced"], found["answered"] - 1)
+                    self.assertLessEqual(after["udp_sessions"], 2)
+            self.assert_sum()
+            for sock in taken:
+                sock.close()
+            self.assertEqual(self.tpx.stop(), 0)
+            self.tpx.detach()
+
+    def all_ports_but_one(self):
+        """Of the gateway's, for both families."""
+        taken = []
+        with contextlib.suppress(OSError):
+            while True:
+                taken.append(self.socket(harness.V6, space=self.lab.gateway, v6_only=0))
+        taken.pop().close()
+        return taken
 
     def test_start_where_most_udp_ports_are_taken(self):
         """Listeners of TCP and UDP have one port, which is free for both."""

@@ -33,6 +33,8 @@ class UdpAnswers {
   void Look(uint64_t now_ms);
   // Where sessions have to make room: who waits for an answer is told from who had it by these looks alone.
   void LookSoon(uint64_t now_ms);
+  // Refreshes those that wait for the longest time, as far as is known. Whether one did not.
+  bool LookAtWaiting(uint64_t now_ms);
   uint64_t NextLook() const;
   // When one was last found that had some.
   uint64_t busy_ms() const { return busy_ms_; }

@@ -6,6 +6,7 @@
 #include <memory>
 #include <vector>
 
+#include "absl/functional/function_ref.h"
 #include "absl/status/statusor.h"
 #include "tpx/base/unique_fd.h"
 #include "tpx/data/datagram_sender.h"
@@ -75,9 +76,10 @@ class UdpRelay {
   Outgoing Onward(const Received& received, UdpSession& session, uint64_t now_ms);
   bool Refused(const Received& received);
   UdpSession* SessionFor(const UdpKey& key, uint64_t now_ms);
-  UdpSession* Victim(const IpAddr& client, bool preserved, uint64_t now_ms);
-  int OpenUpstream(UdpSession& session);
-  int BindUpstream(UdpSession& session);
+  UdpSession* Victim(absl::FunctionRef<UdpSession*()> choose, uint64_t now_ms);
+  int OpenUpstream(UdpSession& session, uint64_t now_ms);
+  int BindUpstream(UdpSession& session, uint64_t now_ms);
+  int TakePort(UdpSession& session, uint64_t now_ms);
   int MakeUpstream(UdpSession& session);
   void FreeDescriptorBut(const UdpSession& session);
   uint32_t FewDescriptors() const;

@@ -23,7 +23,7 @@ struct UdpLimits {
 //
 // A full table takes a new session in the place of the one that was idle for
 // the longest time: of those to which nothing has come back where they are more
-// than an eighth (a flood of forged senders has no others), else of the others.
+// than an eighth, and 16 (a flood of forged senders has no others), else of the others.
 // A client at its own limit replaces one of its own, and so does in a full table
 // one that has at least 32 and twice what clients have on average, so that a busy
 // one cannot drive out others. Ports of the gateway's own are a limit by themselves: where few are left
@@ -44,6 +44,8 @@ class UdpTable {
   // As Oldest, of those of a family with a port of the gateway's own; nullptr also where many others come
   // before it.
   UdpSession* OldestMasqueraded(bool v4) const;
+  // Whether its first answer may be on the way: who has its port in a moment would get it.
+  static bool IsAwaited(const UdpSession& session, uint64_t now_ms);
 
   // A new open session: `spare`, or one without a socket; nullptr only when too
   // many closed ones still wait for their last completion.
@@ -61,6 +63,16 @@ class UdpTable {
   uint32_t open() const { return static_cast<uint32_t>(by_key_.size()); }
   uint32_t live() const { return slots_.live(); }
 
+  // Those to which nothing has come back, the first `count` of them, oldest first; `visit` may Touch them.
+  template <typename Visit>
+  void ForOldestOneWay(uint32_t count, Visit&& visit) {
+    DeadlineHook* hook = one_way_.Oldest();
+    for (uint32_t n = 0; hook != nullptr && n < count; ++n) {
+      DeadlineHook& visited = *hook;
+      hook = one_way_.After(visited);
+      visit(static_cast<UdpSession&>(visited));
+    }
+  }
   template <typename Visit>
   void ForEach(Visit&& visit) {
     slots_.ForEach(visit);

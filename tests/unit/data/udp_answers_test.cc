@@ -161,6 +161,19 @@ TEST_P(UdpAnswersTest, LooksSoonWhereSessionsMakeRoom) {
   EXPECT_EQ(answers_.NextLook(), 5070u);
 }
 
+TEST_P(UdpAnswersTest, LooksAtThoseThatSeemToWait) {
+  UdpSession &waiting = Open(), &answered = Open(), &newer = Open();
+  EXPECT_FALSE(answers_.LookAtWaiting(100));
+  Answer(answered, 90);
+  Answer(newer, 95);
+  EXPECT_TRUE(answers_.LookAtWaiting(100));
+  EXPECT_EQ(answered.down, 1);
+  EXPECT_EQ(newer.down, 1);
+  EXPECT_EQ(waiting.down, 0);
+  EXPECT_EQ(table_.Oldest(), &answered) << "those that wait are no flood";
+  EXPECT_FALSE(answers_.LookAtWaiting(100));
+}
+
 // An answer that is noticed late makes its session no younger than one that has asked since.
 TEST_P(UdpAnswersTest, WhoGoesFirstIsNotAMatterOfWhenItIsNoticed) {
   UdpSession &answered = Open(), &waiting = Open();

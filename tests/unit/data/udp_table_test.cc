@@ -100,41 +100,67 @@ TEST(UdpTable, AClientAtItsLimitReplacesItsOwnLeastRecentlyUsed) {
 }
 
 TEST(UdpTable, AFullTableGivesUpTheOldestUnansweredSessionFirst) {
-  UdpTable table(kLimits);
+  UdpLimits limits = kLimits;
+  limits.sessions = 18;
+  UdpTable table(limits);
   UdpSession* answered = table.Open(Key(1, 1), false, 0);
   answered->up = answered->down = 5;
   table.Touch(*answered, 0);
-  UdpSession* oldest = table.Open(Key(2, 1), false, 10);
-  table.Open(Key(3, 1), false, 20);
-  table.Open(Key(4, 1), false, 30);
-  EXPECT_EQ(table.Victim(*IpAddr::Parse("192.0.2.9"), false), oldest);
-  for (int client : {2, 3, 4}) End(table, table.Find(Key(client, 1)));
-  for (int client : {5, 6, 7}) {
-    UdpSession* s = table.Open(Key(client, 1), false, 40);
+  for (int client = 2; client <= 18; ++client) table.Open(Key(client, 1), false, 10u * client);
+  EXPECT_EQ(table.Victim(*IpAddr::Parse("192.0.2.99"), false), table.Find(Key(2, 1)));
+  for (int client = 2; client <= 18; ++client) {
+    UdpSession* s = table.Find(Key(client, 1));
     s->up = s->down = 5;
-    table.Touch(*s, 50);
+    table.Touch(*s, 200);
   }
-  EXPECT_EQ(table.Victim(*IpAddr::Parse("192.0.2.9"), false), answered)
+  EXPECT_EQ(table.Victim(*IpAddr::Parse("192.0.2.99"), false), answered)
       << "where all are answered, the oldest";
 }
 
 TEST(UdpTable, AFullTableLeavesAFewTheTimeToBeAnswered) {
-  UdpTable table({.sessions = 32,
-                  .sessions_per_client = 32,
+  UdpTable table({.sessions = 160,
+                  .sessions_per_client = 160,
                   .one_way_ms = 1000,
                   .answered_ms = 2000,
                   .stream_ms = 5000});
-  for (uint16_t port = 1; port <= 28; ++port) {
+  for (uint16_t port = 1; port <= 140; ++port) {
     UdpSession* s = table.Open(Key(1, port), false, port);
     s->up = s->down = 5;
     table.Touch(*s, port);
   }
-  for (uint16_t port = 29; port <= 32; ++port) table.Open(Key(1, port), false, 100);
+  for (uint16_t port = 141; port <= 160; ++port) table.Open(Key(1, port), false, 200);
   const IpAddr newcomer = *IpAddr::Parse("192.0.2.9");
   EXPECT_EQ(table.Victim(newcomer, false), table.Find(Key(1, 1))) << "an eighth waits for answers";
   End(table, table.Find(Key(1, 1)));
-  table.Open(Key(2, 1), false, 101);
-  EXPECT_EQ(table.Victim(newcomer, false), table.Find(Key(1, 29))) << "more than an eighth";
+  table.Open(Key(2, 1), false, 201);
+  EXPECT_EQ(table.Victim(newcomer, false), table.Find(Key(1, 141))) << "more than an eighth";
+}
+
+TEST(UdpTable, AFewThatWaitAreNoFlood) {
+  UdpLimits limits = kLimits;
+  limits.sessions = 18;
+  UdpTable table(limits);
+  for (int client = 1; client <= 16; ++client) table.Open(Key(client, 1), false, 1);
+  for (int client : {17, 18}) {
+    UdpSession* s = table.Open(Key(client, 1), false, 2);
+    s->up = s->down = 5;
+    table.Touch(*s, 2);
+  }
+  const IpAddr newcomer = *IpAddr::Parse("192.0.2.99");
+  EXPECT_EQ(table.Victim(newcomer, false), table.Find(Key(17, 1)));
+  End(table, table.Find(Key(17, 1)));
+  table.Open(Key(19, 1), false, 3);
+  EXPECT_EQ(table.Victim(newcomer, false), table.Find(Key(1, 1))) << "17 of 18 are";
+}
+
+TEST(UdpTable, AnAnswerIsAwaitedForAMoment) {
+  UdpTable table(kLimits);
+  UdpSession& session = *table.Open(Key(1, 1), false, 1000);
+  EXPECT_TRUE(UdpTable::IsAwaited(session, 1000));
+  EXPECT_TRUE(UdpTable::IsAwaited(session, 1249));
+  EXPECT_FALSE(UdpTable::IsAwaited(session, 1250)) << "there may be none";
+  session.down = 1;
+  EXPECT_FALSE(UdpTable::IsAwaited(session, 1000));
 }
 
 TEST(UdpTable, ABusyClientReplacesItsOwnInAFullTable) {
