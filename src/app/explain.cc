@@ -29,11 +29,12 @@ bool IsBusy(tpx_reason reason) {
 
 const char* PacketName(const TrialFlow& flow) {
   if (flow.proto == IPPROTO_TCP) return "a TCP SYN";
-  return flow.proto == IPPROTO_UDP ? "a UDP datagram" : "an ICMP echo request";
+  if (flow.proto == IPPROTO_UDP) return "a UDP datagram";
+  return flow.proto == IPPROTO_ICMP ? "an ICMP echo request" : "a packet";
 }
 
 std::string Describe(const TrialFlow& flow, const Endpoint& end) {
-  return flow.proto == IPPROTO_ICMP ? end.addr.ToString() : end.ToString();
+  return flow.has_ports() ? end.ToString() : end.addr.ToString();
 }
 
 const char* VerdictOf(const FlowExplained& e) {
@@ -64,8 +65,10 @@ std::string OutcomeOf(const FlowExplained& e, const TrialFlow& flow) {
 }
 
 std::string ArrivalStep(const TrialFlow& flow, const Explanation& facts) {
-  std::string step = StrCat(PacketName(flow), " from ", Describe(flow, flow.src), " to ",
-                            Describe(flow, flow.dst), " comes in by ", facts.device);
+  const bool named = flow.has_ports() || flow.proto == IPPROTO_ICMP;
+  std::string step =
+      StrCat(PacketName(flow), named ? "" : StrCat(" of protocol ", uint32_t{flow.proto}), " from ",
+             Describe(flow, flow.src), " to ", Describe(flow, flow.dst), " comes in by ", facts.device);
   if (flow.mark != 0) step += absl::StrFormat(" with mark 0x%x", flow.mark);
   return step;
 }
@@ -113,7 +116,7 @@ std::vector<std::string> StepsOf(const FlowExplained& e, const TrialFlow& flow) 
   if (flow.owner) return LocalStepsOf(e, flow);
   const tpx_reason reason = e.facts.reason;
   const std::string src = flow.src.addr.ToString(), dst = flow.dst.addr.ToString();
-  const bool portless = flow.proto == IPPROTO_ICMP;
+  const bool portless = !flow.has_ports();
   std::vector<std::string> steps = {ArrivalStep(flow, e.facts)};
   auto add = [&steps](std::string step) { steps.push_back(std::move(step)); };
   if (reason == TPX_R_OWN_MARK) return add("the mark is that of the proxy's own traffic"), steps;

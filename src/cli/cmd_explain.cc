@@ -9,6 +9,7 @@
 #include "report.h"
 #include "tpx/app/explain.h"
 #include "tpx/app/gateway.h"
+#include "tpx/app/trace.h"
 #include "tpx/base/strings.h"
 
 namespace tpx::cli {
@@ -39,9 +40,9 @@ Json OwnerToJson(const control::TrialFlow& flow) {
 
 Json ToJson(const app::FlowExplained& explained, const control::TrialFlow& flow, const Options& options) {
   const control::Explanation& facts = explained.facts;
-  const bool ports = flow.proto != IPPROTO_ICMP;
+  const bool ports = flow.has_ports();
   return {{"flow",
-           {{"proto", options.flow.proto},
+           {{"proto", app::ProtocolName(flow.proto)},
             {"src", ports ? flow.src.ToString() : flow.src.addr.ToString()},
             {"dst", ports ? flow.dst.ToString() : flow.dst.addr.ToString()},
             {"device", facts.device.empty() ? Json(nullptr) : Json(facts.device)},

@@ -104,9 +104,9 @@ void AddOptions(CLI::App& app, unsigned accepts, Options& options) {
   if (accepts & kJson) app.add_flag("--json", options.json, "answer in JSON");
   if (accepts & kFlow) {
     FlowOptions& flow = options.flow;
-    app.add_option("PROTO", flow.proto, "tcp, udp or icmp");
+    app.add_option("PROTO", flow.proto, "tcp, udp, icmp, or the number of another protocol");
     app.add_option("SRC", flow.src, "the client: ADDRESS[:PORT], IPv6 as [ADDRESS]:PORT");
-    app.add_option("DST", flow.dst, "the server: ADDRESS:PORT; for icmp without a port");
+    app.add_option("DST", flow.dst, "the server: ADDRESS:PORT; without a port where the protocol has none");
     app.add_option("--in", flow.device, "device that it comes in by; else the first LAN device")
         ->type_name("DEV");
     app.add_option("--mark", flow.mark, "mark that the packet has")->type_name("N");

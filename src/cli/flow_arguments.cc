@@ -10,6 +10,7 @@
 #include "absl/strings/numbers.h"
 #include "absl/strings/strip.h"
 #include "tpx/app/explain.h"
+#include "tpx/app/trace.h"
 #include "tpx/base/mac.h"
 #include "tpx/base/status.h"
 #include "tpx/base/strings.h"
@@ -24,8 +25,19 @@ absl::StatusOr<uint8_t> ParseProtocol(const std::string& text) {
   if (text == "tcp") return IPPROTO_TCP;
   if (text == "udp") return IPPROTO_UDP;
   if (text == "icmp") return IPPROTO_ICMP;
-  return absl::InvalidArgumentError(
-      StrCat("there is no protocol ", Quote(text), ": expected tcp, udp or icmp"));
+  uint32_t number = 0;
+  const bool is_number = std::all_of(text.begin(), text.end(), absl::ascii_isdigit) &&
+                         absl::SimpleAtoi(text, &number) && number <= 255;
+  if (!is_number)
+    return absl::InvalidArgumentError(
+        StrCat("there is no protocol ", Quote(text), ": expected tcp, udp, icmp or a number from 0 to 255"));
+  return number == IPPROTO_ICMPV6 ? uint8_t{IPPROTO_ICMP} : static_cast<uint8_t>(number);
+}
+
+// RFC 8200: the protocol is behind it.
+bool IsExtensionHeader(uint8_t proto) {
+  return proto == IPPROTO_HOPOPTS || proto == IPPROTO_ROUTING || proto == IPPROTO_FRAGMENT ||
+         proto == IPPROTO_AH || proto == IPPROTO_DSTOPTS;
 }
 
 absl::StatusOr<uint16_t> ParsePort(std::string_view text, const std::string& whole) {
@@ -58,7 +70,8 @@ absl::StatusOr<Endpoint> ParseEnd(const std::string& text) {
   if (!addr.ok() || (brackets && addr->is_v4()))
     return absl::InvalidArgumentError(
         StrCat(Quote(text),
-               " is no address: expected 192.0.2.2:40000 or [2001:db8::2]:40000, without a port for icmp"));
+               " is no address: expected 192.0.2.2:40000 or [2001:db8::2]:40000, without a port "
+               "where the protocol has none"));
   Endpoint end{.addr = *addr, .port = 0};
   if (has_port) {
     TPX_ASSIGN_OR_RETURN(end.port, ParsePort(port, text));
@@ -83,9 +96,10 @@ absl::StatusOr<uint8_t> ParseDscp(const std::string& text) {
 }
 
 absl::Status CheckPorts(const FlowOptions& options, control::TrialFlow& flow) {
-  const bool has_ports = flow.proto != IPPROTO_ICMP;
+  const bool has_ports = flow.has_ports();
   if (!has_ports && (flow.src.port != 0 || flow.dst.port != 0))
-    return absl::InvalidArgumentError("icmp has no ports: expected addresses alone");
+    return absl::InvalidArgumentError(
+        StrCat(app::ProtocolName(flow.proto), " has no ports: expected addresses alone"));
   if (has_ports && flow.dst.port == 0) {
     const std::string address = flow.dst.addr.ToString();
     return absl::InvalidArgumentError(StrCat(Quote(options.dst), " has no port: expected ",
@@ -106,6 +120,9 @@ absl::StatusOr<control::TrialFlow> ParseFlow(const FlowOptions& options) {
   if (flow.src.addr.is_v4() != flow.dst.addr.is_v4())
     return absl::InvalidArgumentError(
         StrCat(Quote(options.src), " and ", Quote(options.dst), ": expected two IPv4 or two IPv6 addresses"));
+  if (!flow.src.addr.is_v4() && IsExtensionHeader(flow.proto))
+    return absl::InvalidArgumentError(
+        StrCat(uint32_t{flow.proto}, " is an extension header of IPv6, not the protocol behind it"));
   TPX_RETURN_IF_ERROR(CheckPorts(options, flow));
   flow.device = options.device;
   if (!options.mark.empty()) {
@@ -123,7 +140,7 @@ absl::StatusOr<control::TrialFlow> ParseFlow(const FlowOptions& options) {
   if (options.uid.empty() && options.gid.empty() && options.cgroup.empty() && options.exe.empty())
     return flow;
   if (!options.device.empty() || !options.mark.empty() || !options.mac.empty() || !options.dscp.empty() ||
-      flow.proto == IPPROTO_ICMP)
+      !flow.has_ports())
     return absl::InvalidArgumentError(
         "a process of the gateway begins TCP and UDP flows, which come in by no device and have no mark");
   TPX_ASSIGN_OR_RETURN(

@@ -113,12 +113,6 @@ absl::Status Detach(Site& site, std::vector<std::string>& changed) {
 absl::StatusOr<policy::Local> PlanLocal(const policy::Config& config, std::vector<std::string>& notes) {
   policy::Local local = config.local;
   if (!local.enabled) return local;
-  const policy::Steering& steering = config.steering;
-  if (steering.local_mark() == steering.steer_mark || steering.local_mark() == steering.own_mark) {
-    return absl::InvalidArgumentError(
-        "local needs marks of which neither has all the bits of the other; change "
-        "steering.steer_mark or steering.own_mark");
-  }
   const absl::StatusOr<std::string> folder = sys::CgroupFolder(local.cgroup);
   if (!folder.ok() && !absl::IsNotFound(folder.status())) return folder.status();
   local.enabled = folder.ok();

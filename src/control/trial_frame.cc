@@ -7,6 +7,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <optional>
 #include <span>
 
 namespace tpx::control {
@@ -51,7 +52,7 @@ uint8_t ProtocolOf(const TrialFlow& flow) {
 
 struct Transport {
   Bytes header;
-  size_t checksum_at;
+  std::optional<size_t> checksum_at{};
 };
 
 Transport TransportOf(const TrialFlow& flow) {
@@ -61,6 +62,7 @@ Transport TransportOf(const TrialFlow& flow) {
     header.resize(8);
     return {header, 2};
   }
+  if (!flow.has_ports()) return {Bytes(8)};
   Put16(header, flow.src.port);
   Put16(header, flow.dst.port);
   if (flow.proto == IPPROTO_UDP) {
@@ -120,7 +122,8 @@ Bytes HeaderV6(const TrialFlow& flow, size_t payload) {
 
 std::vector<std::byte> BuildTrialFrame(const TrialFlow& flow) {
   Transport transport = TransportOf(flow);
-  Set16(transport.header, transport.checksum_at, TransportChecksum(flow, transport.header));
+  if (transport.checksum_at)
+    Set16(transport.header, *transport.checksum_at, TransportChecksum(flow, transport.header));
   const size_t payload = transport.header.size();
   const Bytes network = IsV4(flow) ? HeaderV4(flow, payload) : HeaderV6(flow, payload);
   Bytes frame(ETH_ALEN);

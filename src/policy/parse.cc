@@ -15,10 +15,21 @@ namespace {
 // What is read before the rules, which need it wherever it is in the file.
 struct Sections {
   const YamlNode* rules = nullptr;
+  const YamlNode* local = nullptr;
   Sets sets;
   RuleDefaults defaults;
   tpx_action default_action = TPX_ACTION_BYPASS;
 };
+
+// What local flows have is both marks in one.
+void CheckLocalMark(Diagnostics& out, const Config& config, const Sections& sections) {
+  const Steering& s = config.steering;
+  if (!config.local.enabled || s.steer_mark == s.own_mark) return;
+  if (s.local_mark() != s.steer_mark && s.local_mark() != s.own_mark) return;
+  out.Error(*sections.local,
+            "local needs marks of which neither has all the bits of the other; change steering.steer_mark or "
+            "steering.own_mark");
+}
 
 void ReadDocument(Diagnostics& out, const YamlNode& root, const FileReader& read_file,
                   const SetProgress& progress, Config& config, Sections& sections) {
@@ -36,7 +47,12 @@ void ReadDocument(Diagnostics& out, const YamlNode& root, const FileReader& read
            {.key = "interfaces",
             .read = [&](const YamlNode& value) { config.interfaces = ReadInterfaces(out, value); },
             .required = true},
-           {.key = "local", .read = [&](const YamlNode& value) { config.local = ReadLocal(out, value); }},
+           {.key = "local",
+            .read =
+                [&](const YamlNode& value) {
+                  sections.local = &value;
+                  config.local = ReadLocal(out, value);
+                }},
            {.key = "on_proxy_down",
             .read = [&](const YamlNode& value) { ReadFailMode(out, value, sections.defaults.fail_mode); }},
            {.key = "source",
@@ -51,6 +67,7 @@ void ReadDocument(Diagnostics& out, const YamlNode& root, const FileReader& read
            {.key = "steering",
             .read = [&](const YamlNode& value) { config.steering = ReadSteering(out, value); }},
            {.key = "proxy", .read = [&](const YamlNode& value) { config.proxy = ReadProxy(out, value); }}});
+  CheckLocalMark(out, config, sections);
 }
 
 // Which of the keys that only packets have, or only local flows, a rule asks for first.
@@ -110,8 +127,13 @@ void CheckCompiled(Diagnostics& out, const YamlNode& at, const Config& config) {
   }
   for (const Rule& rule : policy.rules) {
     const std::string why = WhyNever(rule, config.local.enabled);
-    if (!why.empty())
+    if (!why.empty()) {
       out.Warn(rule.line, rule.column, StrCat("rule ", Quote(rule.name), " can never match: ", why));
+    } else if (rule.asks_for_owner() && rule.limit.per_second != 0) {
+      out.Warn(rule.line, rule.column,
+               StrCat("rule ", Quote(rule.name), " limits nothing: it asks for ", OwnerKeyOf(rule),
+                      ", and flows of this machine's own processes have no limit"));
+    }
   }
   for (const Shadowed& shadowed : FindShadowed(policy, *compiled)) {
     const Rule &rule = policy.rules[shadowed.rule], &by = policy.rules[shadowed.by];

@@ -40,7 +40,13 @@ class Reloading(product.TestCase):
 
 
 class Existing(Reloading, udp_case.UdpCase):
-    pass
+    def assert_new_ones(self, proto, kept, changed, verdict="drop"):
+        """What the new policy says of new flows, whatever became of the old ones."""
+        asked, self.asks_explain = self.asks_explain, True
+        for family in harness.FAMILIES:
+            for port, expected, rule in ((kept, "proxy", "another"), (changed, verdict, "second")):
+                self.assert_explained(expected, (family.client, 50000), (family.server, port), proto, rule)
+        self.asks_explain = asked
 
 
 class ExistingTcp(Existing):
@@ -73,6 +79,7 @@ class ExistingTcp(Existing):
         for args in ((), ("--existing", "keep")):
             self.tpx.reload(self.changing(), extra=args)
             self.assert_alive(self.kept + self.changed)
+            self.assert_new_ones("tcp", KEPT, CHANGED)
         self.assertEqual(self.tpx.totals()["closed_aborted"], 0)
 
     def test_I3_abort_resets_what_changed_at_both_ends(self):
@@ -87,6 +94,7 @@ class ExistingTcp(Existing):
                 sock.recv(1)
         self.assert_reset(self.changed)
         self.assert_alive(self.kept)
+        self.assert_new_ones("tcp", KEPT, CHANGED)
         harness.wait_until(lambda: self.tpx.totals()["closed_aborted"] == 51, "they are counted")
         for result in transfer.read():
             self.assertEqual((result["error"], result.get("down_ok"), result.get("up_ok")), (None, True, True), result)
@@ -102,6 +110,7 @@ class ExistingTcp(Existing):
     def test_I3_abort_ends_what_an_earlier_reload_kept(self):
         self.tpx.reload(self.changing("bypass"))
         self.assert_alive(self.changed)
+        self.assert_new_ones("tcp", KEPT, CHANGED, "direct")
         self.assertIn("ended 50 TCP", self.reload_with("abort", self.changing("bypass")))
         self.assert_reset(self.changed)
         self.assert_alive(self.kept)
@@ -190,6 +199,7 @@ class ExistingUdp(Existing):
         flows = self.start_flows()
         self.tpx.reload(self.changing())
         self.assert_same(flows, (udp_case.PORT, udp_case.OTHER_PORT))
+        self.assert_new_ones("udp", udp_case.PORT, udp_case.OTHER_PORT)
 
     def test_I3_abort_forgets_what_changed(self):
         flows = self.start_flows()
@@ -198,6 +208,7 @@ class ExistingUdp(Existing):
         said = self.reload_with("abort", self.changing())
         self.assertIn("ended 0 TCP sessions and 50 UDP flows\n", said)
         self.assert_ended(flows)
+        self.assert_new_ones("udp", udp_case.PORT, udp_case.OTHER_PORT)
         self.assertGreaterEqual(self.total("udp_ended"), 2 * COUNT)
         self.assert_same(flows, (udp_case.PORT,))
         for family in harness.FAMILIES:
@@ -283,6 +294,10 @@ class ExistingSets(Existing):
         self.assertIn("ended 1 TCP session and 1 UDP flow\n", said)
         self.assert_ended(harness.V4)
         self.assert_alive(harness.V6)
+        self.asks_explain = True
+        for proto, port in (("tcp", KEPT), ("udp", udp_case.PORT)):
+            for family, verdict in ((harness.V4, "reject"), (harness.V6, "proxy")):
+                self.assert_explained(verdict, (family.client, 50000), (family.server, port), proto)
 
     def test_I3_drain_waits_then_ends_what_a_set_has_got(self):
         process, said = self.drain("--sets")

@@ -39,13 +39,15 @@ def frame(proto, src, dst, sport, dport, to):
     """The first packet of a flow, as explain imagines it."""
     v6 = ":" in dst
     source, target = (socket.inet_pton(socket.AF_INET6 if v6 else socket.AF_INET, a) for a in (src, dst))
-    number = socket.IPPROTO_ICMPV6 if v6 and proto == "icmp" else PROTOCOLS[proto]
+    number = socket.IPPROTO_ICMPV6 if v6 and proto == "icmp" else PROTOCOLS.get(proto) or int(proto)
     if proto == "tcp":
         body, at = struct.pack("!HHIIHHHH", sport, dport, 1, 0, 5 << 12 | packets.SYN, 64000, 0, 0), 16
     elif proto == "udp":
         body, at = struct.pack("!HHHH", sport, dport, 8, 0), 6
-    else:
+    elif proto == "icmp":
         body, at = struct.pack("!BBHHH", 128 if v6 else 8, 0, 0, 1, 1), 2
+    else:
+        body, at = bytes(8), 0
     pseudo = b"" if number == socket.IPPROTO_ICMP else source + target + struct.pack("!HH", len(body), number)
     body = body[:at] + struct.pack("!H", packets.checksum(pseudo + body)) + body[at + 2:]
     if v6:
@@ -94,8 +96,9 @@ class Explain(product.TestCase):
 
     def compare(self, reason, proto, src, dst, dport=0):
         """Asks and sends; both must come to `reason`, and to the same rule."""
-        sport = next(self._ports) if proto != "icmp" else 0
-        ends = (src, dst) if proto == "icmp" else (end(src, sport), end(dst, dport))
+        has_ports = proto in ("tcp", "udp")
+        sport = next(self._ports) if has_ports else 0
+        ends = (end(src, sport), end(dst, dport)) if has_ports else (src, dst)
         with self.subTest(proto=proto, src=ends[0], dst=ends[1], reason=reason):
             answer = self.explain(proto, *ends)
             said = answer["reason"]["name"], answer["rule"] and answer["rule"]["name"]
@@ -161,6 +164,11 @@ class Explain(product.TestCase):
             answer = self.compare("rule_reject", "icmp", STRANGER[family.name], SERVER[family.name])
             self.assertIn("ICMP", answer["outcome"])
             self.compare("martian", "icmp", family.lan, SERVER[family.name])
+        self.tpx.reload(product.config([product.rule("drop", "sctp", {"proto": 132})]))
+        for family in harness.FAMILIES:
+            answer = self.compare("rule_drop", "132", STRANGER[family.name], SERVER[family.name])
+            self.assertEqual(answer["flow"]["proto"], "protocol-132")
+            self.compare("rule_bypass", "47", STRANGER[family.name], SERVER[family.name])
 
     def test_I10_marks_are_those_that_are_loaded(self):
         self.tpx.write(product.config(rules(), steering={"mark_mask": 0x300, "steer_mark": 0x100, "own_mark": 0x200}))
@@ -277,7 +285,7 @@ class Explain(product.TestCase):
 
     def test_wrong_usage_says_what_was_expected(self):
         for args, words in (
-                (("sctp", "192.0.2.2:1", "203.0.113.5:2"), "expected tcp, udp or icmp"),
+                (("sctp", "192.0.2.2:1", "203.0.113.5:2"), "expected tcp, udp, icmp or a number"),
                 (("tcp", "192.0.2.2:1", "203.0.113.5"), "expected 203.0.113.5:443"),
                 (("tcp", "[2001:db8::1]:1", "2001:db8::2"), "expected [2001:db8::2]:443"),
                 (("tcp", "192.0.2.2:1", "203.0.113:5"), "expected 192.0.2.2:40000"),
@@ -290,6 +298,9 @@ class Explain(product.TestCase):
                 (("udp", "192.0.2.2:1", "203.0.113.5:"), "expected a number from 1 to 65535"),
                 (("udp", "192.0.2.2:1", "[2001:db8::1]:5"), "expected two IPv4 or two IPv6 addresses"),
                 (("icmp", "192.0.2.2:1", "203.0.113.5"), "icmp has no ports"),
+                (("47", "192.0.2.2", "203.0.113.5:1"), "protocol-47 has no ports"),
+                (("256", "192.0.2.2", "203.0.113.5"), "a number from 0 to 255"),
+                (("60", "2001:db8::1", "2001:db8::2"), "60 is an extension header of IPv6"),
                 (("tcp", "192.0.2.2:1", "203.0.113.5:2", "--mark", "1x"), "--mark '1x': expected"),
                 (("tcp", "192.0.2.2:1", "203.0.113.5:2", "--mac", "00:00"), "--mac '00:00': expected"),
                 (("tcp", "192.0.2.2:1"), "DST is required"),

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Sets of a million prefixes: what they say holds, and putting them in place disturbs nobody."""
+import itertools
 import json
 import subprocess
 import threading
@@ -32,6 +33,21 @@ class LargeSets(product.TestCase):
         (self.tpx.folder / "listed.txt").write_text("".join(prefixes(*more)))
         return product.config([product.rule("reject", "listed", {"dst": "listed"}), product.rule("proxy", "rest")],
                               sets={"listed": {"file": "listed.txt"}})
+
+    def test_V9_a_million_overlapping_prefixes(self):
+        """Each within all the shorter ones around it, from a /8 down."""
+        def nets(length):
+            return (f"10.{n >> 16 & 255}.{n >> 8 & 255}.{n & 255}/{length}\n" for n in range(0, 1 << 24, 1 << (32 - length)))
+        around = itertools.chain.from_iterable(nets(length) for length in range(8, 27))
+        for name, listed in (("around", around), ("within", nets(27))):
+            (self.tpx.folder / f"{name}.txt").write_text("".join(itertools.islice(listed, HOSTS // 2)))
+        self.tpx.write(product.config([product.rule("drop", "within", {"dst": "within"}),
+                                       product.rule("reject", "around", {"dst": "around"}), product.rule("proxy", "rest")],
+                                      sets={name: {"file": f"{name}.txt"} for name in ("around", "within")}))
+        self.tpx.load()
+        for address, verdict in (("10.0.0.2", "drop"), ("10.255.255.254", "reject"), ("9.255.255.255", "direct"),
+                                 ("11.0.0.0", "direct")):
+            self.assert_explained(verdict, (harness.V4.client, 50000), (address, 80))
 
     def pages(self):
         """The maps that hold the prefixes, by id, with the kernel memory that each takes."""

@@ -124,15 +124,18 @@ class Lifecycle(product.TestCase):
                     self.assert_as_before()
 
     def test_A8_devices_swap_their_roles(self):
-        self.asks_explain = False  # it supposes a LAN device, which the client's is not half of the time
         for attach in ("tcx", "clsact"):
             with self.subTest(attach=attach):
                 self.tpx.start(self.of_devices(attach, ["lan0"], ["wan0"]))
                 for lan, wan in (("wan0", "lan0"), ("lan0", "wan0")) * 2:
                     self.tpx.reload(self.of_devices(attach, [lan], [wan]))
                     self.assert_devices(lan, wan)
+                    # explain supposes a LAN device, which the client's is not half of the time
+                    self.asks_explain = lan == "lan0"
                     for family in harness.FAMILIES:
                         (self.assert_proxied if lan == "lan0" else self.assert_direct)(family)
+                    answer = self.tpx.json("explain", "tcp", "192.0.2.2", "203.0.113.5:80", "--in", "lan0")
+                    self.assertEqual(any("lan0 is no LAN device" in note for note in answer["notes"]), lan != "lan0")
                 self.assertEqual(self.tpx.stop(), 0)
                 self.tpx.detach()
                 self.assert_as_before()

@@ -2,6 +2,7 @@
 """Flows that begin on the gateway itself: what becomes of them, with real processes and both families."""
 import json
 import os
+import random
 import socket
 import subprocess
 
@@ -182,6 +183,62 @@ class Owners(LocalCase):
                          {"excluded": 6, "nested": 12, "group": 6, "not-python": 1, "rest": 6})
 
 
+    def test_users_and_cgroups_are_excluded_with_mapped_addresses_too(self):
+        nested = local_case.Cgroup("nested", self.cgroup)
+        self.addCleanup(nested.close)
+        self.run_rules(product.rule("bypass", "user", {**ANY, "uid": 4242}),
+                       product.rule("bypass", "nested", {**ANY, "cgroup": nested.path}),
+                       product.rule("reject", "group", {**ANY, "gid": 4343}),
+                       product.rule("proxy", "rest", ANY))
+        mapped = "::ffff:" + harness.V4.server
+        for kind in ("tcp", "connected", "datagram"):
+            for own, how in ((harness.V4.wan, {"uid": 4242}), (harness.V4.wan, {"group": nested}), (harness.V4.loopback, {})):
+                with self.subTest(kind=kind, how=how):
+                    said = self.ask(kind, harness.V4, address=mapped, **how)
+                    self.assertEqual(said.get("peer", [None])[0], mapped, said)
+                    if kind != "datagram":
+                        self.assertEqual(said["own"], "::ffff:" + own)
+            self.assertEqual(self.ask(kind, harness.V4, address=mapped, gid=4343).get("error"), "ConnectionRefusedError")
+        self.assertEqual({name: count for name, count in self.tpx.rules().items() if name != "default"},
+                         {"user": 3, "nested": 3, "group": 3, "rest": 3})
+
+    def test_random_rules_mean_what_they_say(self):
+        """Real processes against a plain reading of the rules."""
+        nested = local_case.Cgroup("nested", self.cgroup)
+        self.addCleanup(nested.close)
+        seed = random.randrange(1 << 32)
+        print(f"seed {seed}", flush=True)
+        dice = random.Random(seed)
+        values = {"uid": [0, 4242, 4444], "gid": [0, 4343], "cgroup": [nested.path, self.cgroup.path],
+                  "exe": [local_case.PYTHON, "/usr/bin/true"]}
+        within = {nested: {nested.path, self.cgroup.path}, self.cgroup: {self.cgroup.path}}
+
+        def random_rule(number):
+            match = dict(ANY)
+            for key, listed in values.items():
+                if dice.random() < 0.5:
+                    value = dice.choice(listed)
+                    match[key] = {"not": value} if dice.random() < 0.3 else value
+            return product.rule(dice.choice(["bypass", "proxy", "drop", "reject"]), f"r{number}", match)
+
+        def fits(match, owner):
+            return all((wanted["not"] not in owner[key]) if isinstance(wanted, dict) else wanted in owner[key]
+                       for key, wanted in match.items() if key != "proto")
+
+        self.run_rules()
+        for _ in range(harness.scaled(15)):
+            rules = [random_rule(number) for number in range(dice.randint(1, 5))]
+            self.tpx.reload(self.settings(*rules, default="proxy"))
+            for _ in range(6):
+                family, uid, gid, group = (dice.choice(some) for some in (
+                    harness.FAMILIES, [0, 4242, 4444], [0, 4343], [self.cgroup, nested]))
+                owner = {"uid": {uid}, "gid": {gid}, "cgroup": within[group], "exe": {local_case.PYTHON}}
+                expected = next((rule["action"] for rule in rules if fits(rule["match"], owner)), "proxy")
+                said = self.ask("tcp", family, uid=uid, gid=gid, group=group)
+                found = {"PermissionError": "drop", "ConnectionRefusedError": "reject"}.get(said.get("error")) or \
+                    {family.loopback: "proxy", family.wan: "bypass"}.get(said.get("own"))
+                self.assertEqual(found, expected, (said, uid, gid, group.path, rules))
+
     def counted(self):
         """Of local flows; neighbours are talking all the time."""
         return {name: n for name, n in self.tpx.reasons().items() if name.startswith("lo_")}, self.tpx.rules()
@@ -252,6 +309,22 @@ class Life(LocalCase):
         for family in harness.FAMILIES:
             self.lab.who(family)
         self.assertEqual(self.tpx.totals()["sessions_total"], 2)
+
+    def test_A14_without_cgroup_v2_the_gateway_works(self):
+        """As where only version 1 is mounted."""
+        without = ("unshare", "--mount", "sh", "-c",
+                   "awk '/ - cgroup2 /{print $5}' /proc/self/mountinfo | while read m; do umount -l $m; done; exec \"$@\"",
+                   "sh")
+        for local in (True, {"cgroup": self.cgroup.path}):
+            with self.subTest(local=local):
+                self.tpx.start(product.config(local=local), wrapper=without)
+                self.assertRegex(self.tpx.log.read_text(), "warning: local: cgroup v2 is not mounted; .*left alone")
+                self.assertEqual(self.tpx.status()["local"], {"enabled": False})
+                for family in harness.FAMILIES:
+                    self.lab.who(family)
+                self.assertEqual(self.tpx.totals()["sessions_total"], 2)
+                self.assertEqual(self.tpx.stop(), 0)
+                self.tpx.detach()
 
     def test_A14_a_cgroup_that_is_deleted_takes_only_its_flows_along(self):
         nested = local_case.Cgroup("nested", self.cgroup)

@@ -10,7 +10,7 @@ import unittest
 import harness
 import product
 import state
-from xdp_case import XdpCase, dropping
+from xdp_case import DROPPED, XdpCase, dropping
 
 MODES = {"native": "native", "generic": "skb"}  # as xdp-loader calls them
 FOLDER = harness.BPFFS / "xdp"
@@ -130,6 +130,9 @@ class Dispatcher(XdpCase):
                 # It is the dispatcher's mode that counts.
                 self.start(dropping("generic" if mode == "native" else "native"))
                 self.assert_joined(mode)
+                self.asks_explain = True
+                self.assert_explained("drop", (harness.V4.client, 50000), (harness.V4.server, DROPPED), rule="no")
+                self.asks_explain = False
                 self.assertIn("in libxdp's dispatcher", self.tpx.command("status").stdout)
                 seen = self.seen(other)
                 self.assert_drops_early()

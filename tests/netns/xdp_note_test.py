@@ -23,8 +23,6 @@ SPECIAL = {harness.V4: "224.0.0.251", harness.V6: "ff02::fb"}
 
 
 class Notes(XdpCase):
-    asks_explain = False  # about each datagram
-
     def judged(self):
         """Of each reason and rule: packets, bytes, and how many of the packets XDP has judged."""
         counters = self.tpx.json("counters")
@@ -61,8 +59,11 @@ class Notes(XdpCase):
             sender.sendto(b"%04d" % n, (address, port))
             self.assertTrue(receiver.recv(100).endswith(b"%04d" % n))
 
-    def sent(self, ends, family):
-        return self.during(lambda: self.send(ends, family.server))
+    def sent(self, ends, family, verdict="direct", rule="around"):
+        """What was counted; explain has to say of a new flow what became of this one."""
+        counted = self.during(lambda: self.send(ends, family.server))
+        self.assert_explained(verdict, (family.client, 50000), (family.server, PORT), "udp", rule)
+        return counted
 
     def each_mode(self, *rules, modes=MODES, **more):
         """The product in each mode, both families in each: (mode, family, the subtest to be in)."""
@@ -121,6 +122,8 @@ class Notes(XdpCase):
                         self.send(ends, family.server, count=1)
                     time.sleep(0.02)
                 self.assertGreater(self.by_xdp() - before, 100 if mode == "native" else -1)
+                for family, _ in flows:  # a new one would be
+                    self.assert_explained("drop", (family.client, 50000), (family.server, PORT), "udp", "no")
                 self.assertEqual(self.tpx.stop(), 0)
                 self.tpx.detach()
 
@@ -129,6 +132,8 @@ class Notes(XdpCase):
             with subtest, self.ends(family, at=self.lab.gateway) as ends:
                 counted = self.during(lambda: self.send(ends, family.lan))
                 self.assertEqual(counted["own_address"][2] >= COUNT, self.tells, counted)
+                for reason, address in (("own_address", family.lan), ("special_address", SPECIAL[family])):
+                    self.assert_reason(reason, (family.client, 50000), (address, PORT), "udp")
                 if family is harness.V6:
                     ends[0].setsockopt(socket.IPPROTO_IPV6, socket.IPV6_MULTICAST_IF, self.index_at_client())
                 counted = self.during(lambda: [ends[0].sendto(b"x", (SPECIAL[family], PORT)) for _ in range(COUNT)])
@@ -146,6 +151,9 @@ class Notes(XdpCase):
                     counted = self.during(lambda: self.send(ends, family.server, 0))
                     self.assertGreaterEqual(counted[reason][0], COUNT)
                     self.assertEqual(counted[reason][2] >= COUNT, self.tells, counted)
+                    if self.is_asked_now():
+                        answer = self.tpx.json("explain", GRE, family.client, family.server)
+                        self.assertEqual(answer["reason"]["name"], reason)
                     if reason == "rule_bypass":
                         self.assertEqual(counted["gre"][::2], (COUNT, COUNT if self.tells else 0))
 
@@ -153,7 +161,7 @@ class Notes(XdpCase):
         for _, family, subtest in self.each_mode(NOBODY, product.udp_rule()):
             with subtest, self.ends(family) as ends:
                 self.assert_proxied(family)
-                counted = self.sent(ends, family)
+                counted = self.sent(ends, family, "proxy", "udp")
                 self.assertGreaterEqual(counted["established"][0], COUNT - 1)
                 self.assertEqual((counted["established"][2], counted["rule_proxy"][2]), (0, 0))
 
@@ -202,6 +210,7 @@ class Notes(XdpCase):
                                      "bpf")
                 self.assertEqual(counted["no"][::2], (COUNT, 0), counted)
                 self.assertNotIn("direct", counted)
+                self.assert_explained("drop", (family.client, 50000), (family.server, DROPPED), "udp", "no")
 
     def key(self):
         """Of the programs that are loaded."""
@@ -218,6 +227,7 @@ class Notes(XdpCase):
     @unittest.skipUnless(CLANG and shutil.which("bpftool"), "needs clang and bpftool")
     def test_A7_a_forged_note_is_not_believed(self):
         """With the right key it is, so that the other ones are seen to differ in nothing else."""
+        self.asks_explain = False  # it has no XDP in front of it
         for how in ("xdpdrv", "xdpgeneric"):
             self.tpx.start(dropping("off", product.udp_rule()))
             self.assertNotEqual(self.key(), 0)

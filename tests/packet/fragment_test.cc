@@ -20,7 +20,7 @@ class Fragment : public FamilyTest {
 };
 TPX_BOTH_FAMILIES(Fragment);
 
-TEST_P(Fragment, P03_LaterFragmentsShareTheFateOfTheFirst) {
+TEST_P(Fragment, P3_LaterFragmentsShareTheFateOfTheFirst) {
   EXPECT_EQ(Lan(First(kProxied, 1)), Leaves(TPX_R_RULE_PROXY));
   EXPECT_EQ(Lan(First(kDropped, 2)), Leaves(TPX_R_RULE_DROP));
   EXPECT_EQ(Lan(First(kBypassed, 3)), Leaves(TPX_R_RULE_BYPASS));
@@ -31,13 +31,13 @@ TEST_P(Fragment, P03_LaterFragmentsShareTheFateOfTheFirst) {
   }
 }
 
-TEST_P(Fragment, P03_FragmentsFromTheWanShareTheFateOfTheFirst) {
+TEST_P(Fragment, P3_FragmentsFromTheWanShareTheFateOfTheFirst) {
   EXPECT_EQ(Wan(First(kProxied, 4)), Leaves(TPX_R_WAN));
   EXPECT_EQ(Wan(Later(4)), Leaves(TPX_R_FRAG_PASSED));
   EXPECT_EQ(Wan(Later(5)), Leaves(TPX_R_FRAG_PASSED)) << "no rule speaks of the WAN side";
 }
 
-TEST_P(Fragment, P03_LaterFragmentBeforeTheFirstIsDroppedWhereARuleMayDenyIt) {
+TEST_P(Fragment, P3_LaterFragmentBeforeTheFirstIsDroppedWhereARuleMayDenyIt) {
   EXPECT_EQ(Lan(Later()), Leaves(TPX_R_FRAG_DROPPED));
   runner().Publish(PolicyOf({RuleFor({kDropped}, TPX_ACTION_BYPASS)}));
   EXPECT_EQ(Lan(Later()), Leaves(TPX_R_FRAG_PASSED));
@@ -53,7 +53,7 @@ TEST_P(Fragment, P03_LaterFragmentBeforeTheFirstIsDroppedWhereARuleMayDenyIt) {
   EXPECT_EQ(Lan(Later()), Leaves(TPX_R_FRAG_DROPPED)) << "denied whatever its port";
 }
 
-TEST_P(Fragment, P03_LaterFragmentBeforeTheFirstGoesToTheProxyWhereARuleMayProxyIt) {
+TEST_P(Fragment, P3_LaterFragmentBeforeTheFirstGoesToTheProxyWhereARuleMayProxyIt) {
   for (tpx_action action : {TPX_ACTION_PROXY, TPX_ACTION_REDIRECT}) {
     policy::Rule rule = RuleFor({53}, action, TPX_FAIL_OPEN, {kUdp});
     rule.target = {.addr = Address(f().other_server), .port = 5353};
@@ -75,7 +75,7 @@ TEST_P(Fragment, P03_LaterFragmentBeforeTheFirstGoesToTheProxyWhereARuleMayProxy
   EXPECT_EQ(Lan(Later()), Leaves(TPX_R_FRAG_PASSED)) << "nobody serves";
 }
 
-TEST_P(Fragment, P03_FateIsOfOneDatagramOnly) {
+TEST_P(Fragment, P3_FateIsOfOneDatagramOnly) {
   Lan(First(kProxied, 1));
   Lan(First(kBypassed, 2));
   PublishOpen();
@@ -88,7 +88,7 @@ TEST_P(Fragment, P03_FateIsOfOneDatagramOnly) {
   }
 }
 
-TEST_P(Fragment, P03_AFragmentAheadOfItsFirstFollowsTheLastFirstOfTheTwoAddresses) {
+TEST_P(Fragment, P3_AFragmentAheadOfItsFirstFollowsTheLastFirstOfTheTwoAddresses) {
   Lan(First(kProxied, 1));
   EXPECT_EQ(Lan(Later(2)), Leaves(TPX_R_FRAG_AHEAD));
   Lan(First(kDropped, 5));
@@ -102,7 +102,7 @@ TEST_P(Fragment, P03_AFragmentAheadOfItsFirstFollowsTheLastFirstOfTheTwoAddresse
   EXPECT_EQ(Lan(Later(7)), Leaves(TPX_R_FRAG_AHEAD)) << "long ago";
 }
 
-TEST_P(Fragment, P03_AFirstThatPassesDoesNotVouchForTheOthersOfTheTwoAddresses) {
+TEST_P(Fragment, P3_AFirstThatPassesDoesNotVouchForTheOthersOfTheTwoAddresses) {
   for (const auto& [port, reason] :
        {std::pair{kProxied, TPX_R_FRAG_AHEAD}, std::pair{kDropped, TPX_R_FRAG_DROPPED}}) {
     Lan(First(kBypassed, 1));
@@ -119,7 +119,7 @@ TEST_P(Fragment, P03_AFirstThatPassesDoesNotVouchForTheOthersOfTheTwoAddresses) 
   }
 }
 
-TEST_P(Fragment, P03_AFirstFragmentThatComesLateIsJudgedAsEver) {
+TEST_P(Fragment, P3_AFirstFragmentThatComesLateIsJudgedAsEver) {
   Lan(First(kProxied, 1));
   EXPECT_EQ(Lan(Later(2)), Leaves(TPX_R_FRAG_AHEAD));
   EXPECT_EQ(Lan(First(kDropped, 2)), Leaves(TPX_R_RULE_DROP));
@@ -167,13 +167,13 @@ TEST_P(Fragment, AUdpFragmentAheadOfADirectFlowIsNotSteered) {
   EXPECT_EQ(Lan(Later(2, 64, kUdp)), Leaves(TPX_R_FRAG_PASSED));
 }
 
-TEST_P(Fragment, P03_ALaterDatagramWithTheSameNumberHasItsOwnFate) {
+TEST_P(Fragment, P3_ALaterDatagramWithTheSameNumberHasItsOwnFate) {
   Lan(First(kProxied, 1));
   Lan(First(kDropped, 1));
   EXPECT_EQ(Lan(Later(1)), Leaves(TPX_R_FRAG_DROPPED));
 }
 
-TEST_P(Fragment, P03_AnOldFateIsForgotten) {
+TEST_P(Fragment, P3_AnOldFateIsForgotten) {
   Lan(First(kProxied, 1));
   PublishOpen();
   runner().AgeFragments(59'000);
@@ -182,7 +182,7 @@ TEST_P(Fragment, P03_AnOldFateIsForgotten) {
   EXPECT_EQ(Lan(Later(1)), Leaves(TPX_R_FRAG_AHEAD));
 }
 
-TEST_P(Fragment, P03_TinyFirstFragmentIsDroppedWhereARuleMayDenyIt) {
+TEST_P(Fragment, P3_TinyFirstFragmentIsDroppedWhereARuleMayDenyIt) {
   for (size_t bytes : {0, 1, 8, 16, 19}) {
     runner().Publish(PolicyOf({RuleFor({kDropped}, TPX_ACTION_DROP)}));
     EXPECT_EQ(Lan(First(kDropped).TransportBytes(bytes)), Leaves(TPX_R_FRAG_DROPPED)) << bytes;
@@ -191,13 +191,13 @@ TEST_P(Fragment, P03_TinyFirstFragmentIsDroppedWhereARuleMayDenyIt) {
   }
 }
 
-TEST_P(Fragment, P03_PaddingDoesNotCompleteATinyFirstFragment) {
+TEST_P(Fragment, P3_PaddingDoesNotCompleteATinyFirstFragment) {
   // What follows the 8 bytes is Ethernet padding that looks like the rest of an ACK.
   Packet tiny = First(kDropped).TransportBytes(8).Padding({0, 0, 0, 0, 0x50, 16, 0, 0, 0, 0, 0, 0, 0, 0});
   EXPECT_EQ(Lan(tiny), Leaves(TPX_R_FRAG_DROPPED));
 }
 
-TEST_P(Fragment, P03_LaterFragmentMayNotOverlapTheTcpHeader) {
+TEST_P(Fragment, P3_LaterFragmentMayNotOverlapTheTcpHeader) {
   // The first one passes as an ACK; the second would turn it into a SYN at the server.
   Packet ack = FromClient().Fragment(0, true, 1).Tcp(kClientPort, kDropped).Ack().Payload(44);
   EXPECT_EQ(Lan(ack), Leaves(TPX_R_DIRECT));
@@ -222,13 +222,13 @@ TEST_P(Fragment, UdpFragmentsFollowTheRuleOfTheirPorts) {
   EXPECT_EQ(Lan(Later(3, 64, kTcp)), Leaves(TPX_R_FRAG_PASSED)) << "the rule is about UDP";
 }
 
-TEST_P(Fragment, P03_TinyUdpFragmentIsNoWayAroundARule) {
+TEST_P(Fragment, P3_TinyUdpFragmentIsNoWayAroundARule) {
   runner().Publish(PolicyOf({RuleFor({53}, TPX_ACTION_DROP, TPX_FAIL_OPEN, {kUdp})}));
   Packet tiny = FromClient().Fragment(0, true, 1).Udp(1, 53).TransportBytes(2);
   EXPECT_EQ(Lan(tiny), Leaves(TPX_R_FRAG_DROPPED));
 }
 
-TEST_P(Fragment, P05_IncompleteHeaderChainInTheFirstFragment) {
+TEST_P(Fragment, P5_IncompleteHeaderChainInTheFirstFragment) {
   if (v4()) GTEST_SKIP() << "the other family has no such header";
   Packet incomplete = FromClient().Fragment(0, true).Protocol(kDestination).Payload(4);
   EXPECT_EQ(Lan(incomplete), Leaves(TPX_R_FRAG_DROPPED)) << "the protocol is unknown: any rule may deny it";
@@ -240,7 +240,7 @@ TEST_P(Fragment, P05_IncompleteHeaderChainInTheFirstFragment) {
   EXPECT_EQ(Lan(cut), Leaves(TPX_R_FRAG_PASSED));
 }
 
-TEST_P(Fragment, P05_HeadersBehindTheFragmentHeaderAreWalked) {
+TEST_P(Fragment, P5_HeadersBehindTheFragmentHeaderAreWalked) {
   if (v4()) GTEST_SKIP() << "the other family has no such header";
   Packet first = FromClient().Fragment(0, true, 9).Extension(kDestination).Tcp(kClientPort, kProxied).Syn();
   EXPECT_EQ(Lan(first), Leaves(TPX_R_RULE_PROXY));
@@ -252,7 +252,7 @@ TEST_P(Fragment, P05_HeadersBehindTheFragmentHeaderAreWalked) {
   EXPECT_EQ(Lan(Later(11, 64, kDestination)), Leaves(TPX_R_FRAG_AHEAD)) << "it may be of TCP";
 }
 
-TEST_P(Fragment, P03_AWholePacketInOneFragmentIsOrdinary) {
+TEST_P(Fragment, P3_AWholePacketInOneFragmentIsOrdinary) {
   Packet atomic = FromClient().Fragment(0, false, 7).Tcp(kClientPort, kProxied).Syn();
   EXPECT_EQ(Lan(atomic), Leaves(TPX_R_RULE_PROXY));
   EXPECT_EQ(Lan(Later(7)), Leaves(TPX_R_FRAG_DROPPED)) << "nothing is remembered of it";

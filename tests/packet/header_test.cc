@@ -10,16 +10,16 @@ constexpr uint8_t kHopByHop = 0, kAuth = 51, kEsp = 50, kDestination = 60;
 class Header : public FamilyTest {};
 TPX_BOTH_FAMILIES(Header);
 
-TEST_P(Header, P01_WrongVersionIsLeftToTheStack) {
+TEST_P(Header, P1_WrongVersionIsLeftToTheStack) {
   EXPECT_EQ(Lan(SynTo(kDropped).Version(v4() ? 6 : 4)), Leaves(TPX_R_MALFORMED));
 }
 
-TEST_P(Header, P01_LengthBeyondThePacketIsLeftToTheStack) {
+TEST_P(Header, P1_LengthBeyondThePacketIsLeftToTheStack) {
   EXPECT_EQ(Lan(SynTo(kDropped).TotalLength(200)), Leaves(TPX_R_MALFORMED));
   EXPECT_EQ(Lan(SynTo(kDropped).TotalLength(0xffff)), Leaves(TPX_R_MALFORMED));
 }
 
-TEST_P(Header, P01_LengthThatEndsInsideTheTransportHeaderIsLeftToTheStack) {
+TEST_P(Header, P1_LengthThatEndsInsideTheTransportHeaderIsLeftToTheStack) {
   const uint16_t ip = v4() ? 20 : 0;
   for (uint16_t length : {4, 19}) {
     EXPECT_EQ(Lan(SynTo(kDropped).TotalLength(static_cast<uint16_t>(ip + length))), Leaves(TPX_R_MALFORMED));
@@ -27,7 +27,7 @@ TEST_P(Header, P01_LengthThatEndsInsideTheTransportHeaderIsLeftToTheStack) {
   EXPECT_EQ(Lan(SynTo(kDropped).TotalLength(static_cast<uint16_t>(ip + 20))), Leaves(TPX_R_RULE_DROP));
 }
 
-TEST_P(Header, P01_Ipv4LengthFieldsThatContradictAreLeftToTheStack) {
+TEST_P(Header, P1_Ipv4LengthFieldsThatContradictAreLeftToTheStack) {
   if (!v4()) GTEST_SKIP() << "the other family has no such header";
   for (uint8_t words : {0, 1, 4}) {
     EXPECT_EQ(Lan(SynTo(kDropped).HeaderWords(words)), Leaves(TPX_R_MALFORMED)) << unsigned{words};
@@ -37,7 +37,7 @@ TEST_P(Header, P01_Ipv4LengthFieldsThatContradictAreLeftToTheStack) {
   EXPECT_EQ(Lan(SynTo(kDropped).TotalLength(0)), Leaves(TPX_R_MALFORMED));
 }
 
-TEST_P(Header, P01_EveryTruncationOfTheTransportHeaderIsLeftToTheStack) {
+TEST_P(Header, P1_EveryTruncationOfTheTransportHeaderIsLeftToTheStack) {
   Packet syn = SynTo(kDropped);
   size_t whole = syn.Build().size();
   for (size_t length = whole - 20; length < whole; ++length) {
@@ -47,7 +47,7 @@ TEST_P(Header, P01_EveryTruncationOfTheTransportHeaderIsLeftToTheStack) {
   }
 }
 
-TEST_P(Header, P01_TcpHeaderLengthBelowTheMinimumIsLeftToTheStack) {
+TEST_P(Header, P1_TcpHeaderLengthBelowTheMinimumIsLeftToTheStack) {
   for (uint8_t words = 0; words < 5; ++words) {
     EXPECT_EQ(Lan(SynTo(kDropped).DataOffset(words)), Leaves(TPX_R_MALFORMED)) << unsigned{words};
   }
@@ -60,7 +60,7 @@ TEST_P(Header, EthernetPaddingIsNoPartOfTheHeaders) {
   EXPECT_EQ(Lan(short_tcp), Leaves(TPX_R_MALFORMED));
 }
 
-TEST_P(Header, P02_Ipv4OptionsAreParsedAtTheirLength) {
+TEST_P(Header, P2_Ipv4OptionsAreParsedAtTheirLength) {
   if (!v4()) GTEST_SKIP() << "the other family has no such header";
   const Bytes record_route = {7, 7, 4, 0, 0, 0, 0};
   EXPECT_EQ(Lan(SynTo(kProxied).Option(record_route)), Leaves(TPX_R_RULE_PROXY));
@@ -69,7 +69,7 @@ TEST_P(Header, P02_Ipv4OptionsAreParsedAtTheirLength) {
   EXPECT_EQ(Lan(SynTo(kDropped).Option({0x94, 4, 0, 0})), Leaves(TPX_R_RULE_DROP));  // router alert
 }
 
-TEST_P(Header, P02_SourceRoutesAreDropped) {
+TEST_P(Header, P2_SourceRoutesAreDropped) {
   if (!v4()) GTEST_SKIP() << "the other family has no such header";
   for (uint8_t route : {uint8_t{0x83}, uint8_t{0x89}}) {
     const Bytes option = {route, 7, 4, 203, 0, 113, 1};
@@ -81,7 +81,7 @@ TEST_P(Header, P02_SourceRoutesAreDropped) {
   }
 }
 
-TEST_P(Header, P02_BrokenOptionsAreLeftToTheStack) {
+TEST_P(Header, P2_BrokenOptionsAreLeftToTheStack) {
   if (!v4()) GTEST_SKIP() << "the other family has no such header";
   EXPECT_EQ(Lan(SynTo(kDropped).Option({7, 0, 0, 0})), Leaves(TPX_R_MALFORMED));
   EXPECT_EQ(Lan(SynTo(kDropped).Option({7, 1, 0, 0})), Leaves(TPX_R_MALFORMED));
@@ -89,7 +89,7 @@ TEST_P(Header, P02_BrokenOptionsAreLeftToTheStack) {
   EXPECT_EQ(Lan(SynTo(kDropped).Option({1, 1, 1, 7})), Leaves(TPX_R_MALFORMED));
 }
 
-TEST_P(Header, P04_ExtensionHeadersAreWalked) {
+TEST_P(Header, P4_ExtensionHeadersAreWalked) {
   if (v4()) GTEST_SKIP() << "the other family has no such header";
   for (uint8_t type : {kHopByHop, kDestination, kAuth}) {
     for (size_t length : {8, 16, 64}) {
@@ -102,7 +102,7 @@ TEST_P(Header, P04_ExtensionHeadersAreWalked) {
   EXPECT_EQ(Lan(mixed), Leaves(TPX_R_RULE_PROXY));
 }
 
-TEST_P(Header, P04_SevenExtensionHeadersAreWalkedAndEightAreOutOfBounds) {
+TEST_P(Header, P4_SevenExtensionHeadersAreWalkedAndEightAreOutOfBounds) {
   if (v4()) GTEST_SKIP() << "the other family has no such header";
   Packet within = SynTo(kProxied), beyond = SynTo(kProxied);
   for (int i = 0; i < 7; ++i) within.Extension(kDestination);
@@ -113,7 +113,7 @@ TEST_P(Header, P04_SevenExtensionHeadersAreWalkedAndEightAreOutOfBounds) {
   EXPECT_EQ(Lan(beyond), Leaves(TPX_R_HEADERS_PASSED));
 }
 
-TEST_P(Header, P04_EndlessChainDoesNotEvadeARuleForOneProtocol) {
+TEST_P(Header, P4_EndlessChainDoesNotEvadeARuleForOneProtocol) {
   if (v4()) GTEST_SKIP() << "the other family has no such header";
   for (uint8_t protocol : {6, 17}) {
     runner().Publish(PolicyOf({RuleFor({kDropped}, TPX_ACTION_DROP, TPX_FAIL_OPEN, {protocol})}));
@@ -128,7 +128,7 @@ TEST_P(Header, P04_EndlessChainDoesNotEvadeARuleForOneProtocol) {
   EXPECT_EQ(Lan(chain), Leaves(TPX_R_HEADERS_PASSED)) << "an earlier rule bypasses everything";
 }
 
-TEST_P(Header, P04_TruncatedChainIsLeftToTheStack) {
+TEST_P(Header, P4_TruncatedChainIsLeftToTheStack) {
   if (v4()) GTEST_SKIP() << "the other family has no such header";
   Packet chain = SynTo(kDropped).Extension(kHopByHop).Extension(kDestination, 2048);
   for (size_t length : {54u + 1, 54u + 7, 54u + 8, 54u + 8 + 7, 54u + 8 + 9, 54u + 8 + 2047}) {
@@ -138,7 +138,7 @@ TEST_P(Header, P04_TruncatedChainIsLeftToTheStack) {
   }
 }
 
-TEST_P(Header, P04_RoutingHeaders) {
+TEST_P(Header, P4_RoutingHeaders) {
   if (v4()) GTEST_SKIP() << "the other family has no such header";
   EXPECT_EQ(Lan(SynTo(kBypassed).Routing(0, 0)), Leaves(TPX_R_SOURCE_ROUTED));
   EXPECT_EQ(Lan(SynTo(kBypassed).Routing(0, 1)), Leaves(TPX_R_SOURCE_ROUTED));
@@ -148,25 +148,25 @@ TEST_P(Header, P04_RoutingHeaders) {
   }
 }
 
-TEST_P(Header, P04_EncryptedAndEmptyPayloadsAreOtherProtocols) {
+TEST_P(Header, P4_EncryptedAndEmptyPayloadsAreOtherProtocols) {
   EXPECT_EQ(Lan(FromClient().Protocol(kEsp).Payload(16)), Leaves(TPX_R_OTHER_PROTOCOL));
   EXPECT_EQ(Lan(FromClient().NoNextHeader()), Leaves(TPX_R_OTHER_PROTOCOL));
 }
 
-TEST_P(Header, P06_TaggedPacketsAreLeftToTheVlanDevice) {
+TEST_P(Header, P6_TaggedPacketsAreLeftToTheVlanDevice) {
   EXPECT_EQ(Lan(SynTo(kProxied).Vlan(7)), Leaves(TPX_R_VLAN_TAGGED));
   EXPECT_EQ(Lan(SynTo(kProxied).Vlan(7, 0x88a8)), Leaves(TPX_R_VLAN_TAGGED));
   EXPECT_EQ(Lan(SynTo(kProxied).Vlan(7, 0x88a8).Vlan(8)), Leaves(TPX_R_VLAN_TAGGED));
   EXPECT_EQ(Lan(SynTo(kProxied).Vlan(0xe007)), Leaves(TPX_R_VLAN_TAGGED));
 }
 
-TEST_P(Header, P06_PriorityTagIsLookedThrough) {
+TEST_P(Header, P6_PriorityTagIsLookedThrough) {
   EXPECT_EQ(Lan(SynTo(kProxied).Vlan(0)), Leaves(TPX_R_RULE_PROXY));
   EXPECT_EQ(Lan(SynTo(kDropped).Vlan(0xe000)), Leaves(TPX_R_RULE_DROP));
   EXPECT_EQ(Lan(SynTo(kDropped).Vlan(0).Vlan(0)), Leaves(TPX_R_NOT_IP));
 }
 
-TEST_P(Header, P01_EveryTruncationBehindAPriorityTagIsLeftToTheStack) {
+TEST_P(Header, P1_EveryTruncationBehindAPriorityTagIsLeftToTheStack) {
   // Behind a tag the kernel lets a test run have less than an IP header.
   Packet syn = SynTo(kProxied).Vlan(0);
   size_t whole = syn.Build().size();
@@ -175,7 +175,7 @@ TEST_P(Header, P01_EveryTruncationBehindAPriorityTagIsLeftToTheStack) {
   }
 }
 
-TEST_P(Header, P09_ChecksumsDoNotMatter) {
+TEST_P(Header, P9_ChecksumsDoNotMatter) {
   EXPECT_EQ(Lan(SynTo(kProxied).BadChecksums()), Leaves(TPX_R_RULE_PROXY));
   EXPECT_EQ(Lan(SynTo(kDropped).BadChecksums()), Leaves(TPX_R_RULE_DROP));
 }
@@ -200,7 +200,7 @@ TEST_P(Header, Ipv4AddressesInsideAnIpv6PacketAreMartians) {
 
 class Frame : public PacketTest {};
 
-TEST_F(Frame, P07_OtherEtherTypesPass) {
+TEST_F(Frame, P7_OtherEtherTypesPass) {
   // ARP, PPPoE, MPLS, LLDP, EAPOL, a length (802.3)
   for (uint16_t type : {0x0806, 0x8864, 0x8847, 0x88cc, 0x888e, 0x0100}) {
     EXPECT_EQ(Lan(Packet().EtherType(type).Payload(64)), Leaves(TPX_R_NOT_IP)) << std::hex << type;

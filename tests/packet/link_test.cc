@@ -1,8 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 // Rules that ask for the link that a packet came by.
 #include <algorithm>
+#include <random>
 
 #include "support/packet_fixture.h"
+#include "support/reference_policy.h"
+#include "support/scale.h"
 
 namespace tpx::test {
 namespace {
@@ -128,6 +131,84 @@ TEST_P(Link, TheListenerIsChosenByWhatTcDecided) {
   EXPECT_EQ(found.reason, TPX_R_LK_STEERED);
   EXPECT_EQ(found.listener % TPX_LISTENER_KINDS, TPX_LISTENER_TCP_PRESERVE);
   EXPECT_EQ(runner().Lookup(flow).reason, TPX_R_LK_NOT_OURS) << "nothing is known of the link";
+}
+
+class RandomLink : public Link {
+ protected:
+  size_t Below(size_t n) { return random_() % n; }
+  template <typename T, size_t N>
+  const T& OneOf(const T (&values)[N]) {
+    return values[Below(N)];
+  }
+
+  policy::Rule MakeRule() {
+    constexpr tpx_action kActions[] = {TPX_ACTION_BYPASS, TPX_ACTION_PROXY, TPX_ACTION_DROP,
+                                       TPX_ACTION_REJECT};
+    const char* const kPatterns[] = {"lan1", "lan[2-9]", "l*1"};
+    policy::Rule rule{.action = OneOf(kActions)};
+    if (Below(3) == 0) rule.interfaces = {OneOf(kPatterns)};
+    if (Below(3) == 0) rule.macs = {OneOf(kMacs)};
+    if (Below(3) == 0) rule.dscps = {OneOf(kDscps)};
+    if (Below(3) == 0) rule.marks = {OneOf(kMatches)};
+    if (Below(8) == 0) rule.vlans = {5};
+    if (Below(3) == 0)
+      rule.dst = {*Prefix::Parse(Below(2) == 0 ? f().server_net : v4() ? "0.0.0.0/1" : "2001:db8:ffff::/48")};
+    if (Below(3) == 0) rule.protocols = {static_cast<uint8_t>(Below(2) == 0 ? 6 : 17)};
+    // Of DSCPs the parser lists the others.
+    auto negate = [&](policy::MatchKey key, bool listed) {
+      if (listed && Below(3) == 0) rule.negated |= key;
+    };
+    negate(policy::kMatchInterface, !rule.interfaces.empty());
+    negate(policy::kMatchMac, !rule.macs.empty());
+    negate(policy::kMatchMark, !rule.marks.empty());
+    negate(policy::kMatchVlan, !rule.vlans.empty());
+    negate(policy::kMatchDst, !rule.dst.empty());
+    return rule;
+  }
+
+  policy::TestFlow MakeFlow() {
+    const bool first = Below(2) == 0;
+    return {.src = Address(f().client),
+            .dst = Address(f().server),
+            .protocol = static_cast<uint8_t>(Below(2) == 0 ? 6 : 17),
+            .sport = kClientPort,
+            .dport = 5000,
+            .device = first ? "lan1" : "",
+            .ifindex = first ? ProgRunner::kFirstDevice : ProgRunner::kOtherDevice,
+            .mac = OneOf(kMacs),
+            .dscp = OneOf(kDscps),
+            .mark = OneOf(kMarks)};
+  }
+
+ private:
+  static constexpr policy::MacAddress kMacs[] = {kMac, kOtherMac, {}, {0xff, 0xff, 0xff, 0xff, 0xff, 0xff}};
+  static constexpr uint8_t kDscps[] = {0, 1, kExpedited, 63};
+  static constexpr uint32_t kMarks[] = {0, 1, kForeignMark, 0x10, 0x80000000, 0x9fffffff};
+  static constexpr policy::MarkMatch kMatches[] = {
+      {0x10, 0xf0}, {kForeignMark, 0xffffffff}, {0, 1}, {0x80000000, 0x80000000}, {0, 0xffffffff}};
+  std::mt19937 random_{7};
+};
+TPX_BOTH_FAMILIES(RandomLink);
+
+TEST_P(RandomLink, ProgramsAgreeWithAPlainReadingOfTheRules) {
+  constexpr tpx_reason kReasons[] = {TPX_R_RULE_BYPASS, TPX_R_RULE_PROXY, TPX_R_RULE_DROP, TPX_R_RULE_REJECT};
+  runner().StartWorkers(1);
+  for (uint32_t n = 0; n < Scaled(60); ++n) {
+    std::vector<policy::Rule> rules(1 + Below(6));
+    for (policy::Rule& rule : rules) rule = MakeRule();
+    const policy::Policy policy = PolicyOf(rules);
+    runner().Publish(policy);
+    for (int i = 0; i < 100; ++i) {
+      const policy::TestFlow flow = MakeFlow();
+      const size_t rule = policy::FirstMatch(policy, flow);
+      runner().AllowRefusals();
+      runner().ComeInBy(flow.ifindex);
+      ASSERT_EQ(ReasonOf(Frame(flow.protocol, flow.mac, flow.dscp), flow.mark),
+                kReasons[policy.rules[rule].action])
+          << "policy " << n << " packet " << i << ": rule " << rule << ", mark " << flow.mark << ", dscp "
+          << int{flow.dscp} << ", protocol " << int{flow.protocol} << ", device " << flow.ifindex;
+    }
+  }
 }
 
 }  // namespace

@@ -263,14 +263,14 @@ TEST_P(Udp, TheVerdictSaysWhetherDatagramsMayBeFragmented) {
   EXPECT_EQ(runner().Remembered(Flow(kPaired))->fragmentable, 0);
 }
 
-TEST_P(Udp, P01_TruncatedHeadersAreLeftToTheStack) {
+TEST_P(Udp, P1_TruncatedHeadersAreLeftToTheStack) {
   for (size_t bytes = 0; bytes < 8; ++bytes) {
     EXPECT_EQ(Lan(FromClient().Udp(1, kDropped).TransportBytes(bytes)), Leaves(TPX_R_MALFORMED)) << bytes;
   }
   EXPECT_EQ(Lan(FromClient().Udp(1, kDropped)), Leaves(TPX_R_RULE_DROP)) << "nothing but a header";
 }
 
-TEST_P(Udp, P01_LengthsThatReceiversRefuseAreLeftToTheStack) {
+TEST_P(Udp, P1_LengthsThatReceiversRefuseAreLeftToTheStack) {
   for (uint16_t length : {1, 4, 7, 41, 0xffff}) {
     EXPECT_EQ(Lan(To(kDropped).UdpLength(length)), Leaves(TPX_R_MALFORMED)) << length;
   }
@@ -283,19 +283,19 @@ TEST_P(Udp, P01_LengthsThatReceiversRefuseAreLeftToTheStack) {
   EXPECT_EQ(Lan(first), Leaves(TPX_R_RULE_DROP)) << "the length is that of the whole";
 }
 
-TEST_P(Udp, P09_ChecksumsDoNotMatter) {
+TEST_P(Udp, P9_ChecksumsDoNotMatter) {
   EXPECT_EQ(Lan(To(kProxied).NoChecksum()), Leaves(TPX_R_RULE_PROXY));
   EXPECT_EQ(Lan(To(kDropped).NoChecksum()), Leaves(TPX_R_RULE_DROP));
   EXPECT_EQ(Lan(To(kDropped).BadChecksums()), Leaves(TPX_R_RULE_DROP));
 }
 
-TEST_P(Udp, P02_OptionsAreParsedAtTheirLength) {
+TEST_P(Udp, P2_OptionsAreParsedAtTheirLength) {
   if (!v4()) GTEST_SKIP() << "the other family has no such header";
   EXPECT_EQ(Lan(To(kProxied).Option({7, 7, 4, 0, 0, 0, 0})), Leaves(TPX_R_RULE_PROXY));
   EXPECT_EQ(Lan(To(kDropped).Option(Bytes(40, 1))), Leaves(TPX_R_RULE_DROP));
 }
 
-TEST_P(Udp, P04_ExtensionHeadersAreWalked) {
+TEST_P(Udp, P4_ExtensionHeadersAreWalked) {
   if (v4()) GTEST_SKIP() << "the other family has no such header";
   EXPECT_EQ(Lan(To(kProxied).Extension(0).Extension(60, 24)), Leaves(TPX_R_RULE_PROXY));
   EXPECT_EQ(Lan(To(kProxied)), Leaves(TPX_R_ESTABLISHED)) << "the same flow";

@@ -52,7 +52,7 @@ class OnTheWire : public FamilyTest {
 };
 TPX_BOTH_FAMILIES(OnTheWire);
 
-TEST_P(OnTheWire, P01_EveryTruncationIsLeftToTheStack) {
+TEST_P(OnTheWire, P1_EveryTruncationIsLeftToTheStack) {
   Bytes syn = SynTo(kProxied).Build();
   for (size_t length = kEthernetBytes + 1; length < syn.size(); ++length) {
     wire().Send(Bytes(syn.begin(), syn.begin() + static_cast<ptrdiff_t>(length)));
@@ -62,7 +62,7 @@ TEST_P(OnTheWire, P01_EveryTruncationIsLeftToTheStack) {
   EXPECT_EQ(Counted(), Once("RULE_PROXY"));
 }
 
-TEST_P(OnTheWire, P06_TagInTheMetadata) {
+TEST_P(OnTheWire, P6_TagInTheMetadata) {
   wire().Send(SynTo(kProxied).Vlan(7).Build());
   EXPECT_EQ(Counted(), Once("VLAN_TAGGED"));
   wire().Send(SynTo(kProxied).Vlan(0xe000).Build());
@@ -226,7 +226,7 @@ TEST_P(DatagramsOnTheWire, GatheredDatagramsAreOneFlow) {
   EXPECT_EQ(runner().RuleHits(runner().generation(), 0), hits + 1);
 }
 
-TEST_P(OnTheWire, P08_DevicesWithoutAnEthernetHeader) {
+TEST_P(OnTheWire, P8_DevicesWithoutAnEthernetHeader) {
   Tunnel tunnel;
   runner().control().headerless = 1;
   UniqueFd link = AttachIngress(Tunnel::kDevice, runner().program_fd(Hook::kLan));

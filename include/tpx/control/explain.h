@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include <netinet/in.h>
+
 #include <cstdint>
 #include <optional>
 #include <string>
@@ -24,15 +26,18 @@ struct TrialOwner {
   std::string exe;           // absolute path of its program; empty: one that no rule names
 };
 
-// The first packet: a SYN, a datagram or an echo request, of the addresses' family.
+// The first packet: a SYN, a datagram, an echo request or some bytes of another protocol, of the addresses'
+// family.
 struct TrialFlow {
-  uint8_t proto = 0;   // IPPROTO_TCP, _UDP, _ICMP
-  Endpoint src, dst;   // of one family; without a port where proto is IPPROTO_ICMP
+  uint8_t proto = 0;   // IPPROTO_ICMP for both families
+  Endpoint src, dst;   // of one family; with ports where the protocol has them
   std::string device;  // that it comes in by; empty: the first LAN device
   uint32_t mark = 0;
   uint8_t dscp = 0;                   // 0 to 63
   policy::MacAddress mac{};           // of the sender
   std::optional<TrialOwner> owner{};  // a process of the gateway begins it, and nothing of the link matters
+
+  bool has_ports() const { return proto == IPPROTO_TCP || proto == IPPROTO_UDP; }
 };
 
 struct ExplainedRule {

@@ -51,6 +51,27 @@ TEST(FlowArguments, IcmpHasNoPorts) {
   EXPECT_FALSE(ParseFlow(Typed("icmp", "192.0.2.2", "192.0.2.3:1")).ok());
 }
 
+TEST(FlowArguments, OtherProtocolsGoByTheirNumber) {
+  for (const auto& [text, proto] :
+       {std::pair{"0", 0}, {"255", 255}, {"51", 51}, {"58", IPPROTO_ICMP}, {"1", IPPROTO_ICMP}}) {
+    const auto flow = ParseFlow(Typed(text, "192.0.2.2", "192.0.2.3"));
+    ASSERT_TRUE(flow.ok()) << flow.status();
+    EXPECT_EQ(flow->proto, proto);
+    EXPECT_EQ(flow->src.port, 0);
+  }
+  EXPECT_EQ(ParseFlow(Typed("17", "192.0.2.2", "192.0.2.3:53"))->dst.port, 53);
+  for (const char* bad : {"256", "-1", "0x2f", "4294967343", "", "gre"}) {
+    EXPECT_THAT(ParseFlow(Typed(bad, "192.0.2.2", "192.0.2.3")).status().message(),
+                HasSubstr("a number from 0 to 255"))
+        << bad;
+  }
+  for (const char* extension : {"0", "43", "44", "51", "60"}) {
+    EXPECT_THAT(ParseFlow(Typed(extension, "2001:db8::1", "2001:db8::2")).status().message(),
+                HasSubstr("extension header"))
+        << extension;
+  }
+}
+
 TEST(FlowArguments, MarkAndLinkAddress) {
   FlowOptions options = Typed("icmp", "192.0.2.2", "192.0.2.3");
   options.mac = "00:00:5e:00:53:Ff";

@@ -55,6 +55,17 @@ TEST(TrialFrame, IsTheFirstPacketOfItsFlow) {
   }
 }
 
+TEST(TrialFrame, OfAnotherProtocolIsAFewBytes) {
+  for (const Family& family : kFamilies) {
+    TrialFlow flow = FlowOf(family, 132);
+    flow.src.port = flow.dst.port = 0;
+    const test::Bytes built = Built(flow);
+    EXPECT_EQ(built.size(), kEthernet + family.header + 8);
+    EXPECT_EQ(built[kEthernet + (family.header == 20 ? 9 : 6)], 132);
+    EXPECT_EQ(KeyOf(flow).proto, 132);
+  }
+}
+
 TEST(TrialFrame, HasTheDscpThatWasAskedFor) {
   for (const Family& family : kFamilies) {
     TrialFlow flow = FlowOf(family, IPPROTO_UDP);

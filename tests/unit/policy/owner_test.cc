@@ -84,6 +84,19 @@ TEST(OwnerMatch, ALookupThatFailsIsTold) {
             "c.yaml:3:32: gid: cannot look up the group 'staff': no directory service\n");
 }
 
+TEST(OwnerMatch, ALimitOfLocalFlowsIsTold) {
+  const ParseResult result = ParseText(
+      "version: 1\ninterfaces: {lan: eth1}\nlocal: true\nrules:\n"
+      "  - {name: a, match: {uid: 5}, action: proxy, limit: {rate: 5}}\n"
+      "  - {name: b, match: {uid: 6}, action: proxy}\n"
+      "  - {name: c, match: {proto: tcp}, action: proxy, limit: {rate: 5}}\n");
+  EXPECT_EQ(AllText(result.errors), "");
+  EXPECT_EQ(
+      AllText(result.warnings),
+      "test.yaml:5:5: rule 'a' limits nothing: it asks for uid, and flows of this machine's own processes "
+      "have no limit\n");
+}
+
 TEST(OwnerMatch, RulesThatCanNeverMatchAreNamed) {
   EXPECT_EQ(
       AllText(Parsed("{gid: 5}", "").warnings),
