@@ -68,7 +68,7 @@ UdpSession* UdpRelay::Victim(absl::FunctionRef<UdpSession*()> choose, uint64_t n
   UdpSession* victim = choose();
   if (victim == nullptr) return nullptr;
   answers_.LookSoon(now_ms);
-  if (victim->down == 0 && answers_.LookAtWaiting(now_ms)) victim = choose();
+  if (victim->down == 0 && victim->port != 0 && answers_.LookAtWaiting(now_ms)) victim = choose();
   for (int n = 0; victim != nullptr && n < kMostVictims && answers_.Refresh(*victim, now_ms); ++n) {
     victim = choose();
   }
