@@ -63,7 +63,8 @@ UdpSession* UdpRelay::SessionFor(const UdpKey& key, uint64_t now_ms) {
 }
 
 // The one that `choose` finds by what tc has sent as well, for the first few. Those whose answers tc has sent
-// must not look like a flood while somebody waits who is older than they.
+// must not look like a flood while somebody waits who is older than they; a preserved session's it never
+// sends, so it is not asked for one of those.
 UdpSession* UdpRelay::Victim(absl::FunctionRef<UdpSession*()> choose, uint64_t now_ms) {
   UdpSession* victim = choose();
   if (victim == nullptr) return nullptr;
