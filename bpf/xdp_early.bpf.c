@@ -100,12 +100,13 @@ static __always_inline int judge_by_rules(ctx_t *ctx, struct packet *p) {
   __u32 generation = live_generation();
   struct tpx_tables *t = tables_of(generation);
   const struct tpx_rule *rule;
-  int index, reason = TPX_R_RULE_DROP;
+  int reason = TPX_R_RULE_DROP;
+  __u32 index;
 
   if (!t || t->asks & 1 << TPX_ATTR_MARK) return UP;
   note_attributes(ctx, p, t->asks);
-  index = tpx_rule_of(&p->flow, &p->link);
-  if (index < 0 || generation != live_generation()) return UP; /* whose rules may ask for something else */
+  index = rule_of(t, generation, &p->flow, &p->link);
+  if (index >= TPX_MAX_RULES) return UP;
   rule = &t->rules[index & (TPX_MAX_RULES - 1)];
   if (rule->action == TPX_ACTION_DROP) {
     note_drop(p, rule);

@@ -45,7 +45,8 @@ __weak __noinline int tpx_eval_local(const struct tpx_flow *flow, const struct t
   c.class[BY_SRC] = prefix_class(t, generation, TPX_DIM_SRC, &flow->src);
   c.class[BY_DST] = prefix_class(t, generation, TPX_DIM_DST, &flow->dst);
   add_by_ports(t, flow, &c);
-  c.class[BY_PROTO] = c.class[BY_DSCP] = c.class[BY_MARK] = c.class[BY_SRC];
+  c.class[BY_PROTO] = t->local_proto_class[flow->proto];
+  c.class[BY_DSCP] = c.class[BY_MARK] = c.class[BY_SRC];
   rule = first_common_rule(t, &c);
   if (rule >= TPX_MAX_RULES) return -1;
   verdict_of_rule(t, rule, v);

@@ -191,6 +191,8 @@ enum {
 };
 
 struct candidates {
+  /* These and the last two classes take nothing away where no rule asks for more than the flow
+   * (tpx_tables.asks): they are not always looked at. */
   const struct tpx_bits *by_device;
   const struct tpx_bits *by_mac;
   __u16 class[CLASSES];
@@ -198,10 +200,14 @@ struct candidates {
 
 /* Where all rules are in the first word. */
 static __always_inline __u64 common_of_few(const struct tpx_tables *t, const struct candidates *c) {
-  __u64 rules = c->by_device->word[0] & c->by_mac->word[0];
+  __u64 rules = bits_of(t, c->class[BY_SRC])->word[0];
 
 #pragma unroll
-  for (int d = 0; d < CLASSES; d++) rules &= bits_of(t, c->class[d])->word[0];
+  for (int d = BY_DST; d < BY_DSCP; d++) rules &= bits_of(t, c->class[d])->word[0];
+  if (!t->asks) return rules;
+  rules &= c->by_device->word[0] & c->by_mac->word[0];
+#pragma unroll
+  for (int d = BY_DSCP; d < CLASSES; d++) rules &= bits_of(t, c->class[d])->word[0];
   return rules;
 }
 
@@ -323,18 +329,7 @@ static __always_inline __u32 rule_of(const struct tpx_tables *t, __u32 generatio
   return first_common_rule(t, &c);
 }
 
-/* The rule's index, or -1 when there is no policy to ask. Who does not know the link passes 0. */
-__weak __noinline int tpx_rule_of(const struct tpx_flow *flow, const struct tpx_link *link) {
-  __u32 generation = live_generation();
-  struct tpx_tables *t = tables_of(generation);
-  __u32 rule;
-
-  if (!t || !flow) return -1;
-  rule = rule_of(t, generation, flow, link);
-  return rule < TPX_MAX_RULES ? (int)rule : -1;
-}
-
-/* As tpx_rule_of; returns 0 and fills v. */
+/* Returns 0 and fills v, or -1 when there is no policy to ask. Who does not know the link passes 0. */
 __weak __noinline int tpx_evaluate(const struct tpx_flow *flow, const struct tpx_link *link,
                                    struct tpx_verdict *v) {
   __u32 generation = live_generation();

@@ -70,6 +70,13 @@ class Captured(LocalCase):
         reasons = self.tpx.reasons()
         self.assertEqual((reasons["lo_drop"], reasons["lo_reject"]), (6, 6))
 
+    def test_rules_by_protocol_alone(self):
+        self.run_rules(product.rule("drop", "udp", {"proto": "udp"}), product.rule("reject", "tcp", {"proto": "tcp"}))
+        for kind, family in self.each():
+            denied = "ConnectionRefusedError" if kind == "tcp" else "PermissionError"
+            self.assertEqual(self.ask(kind, family).get("error"), denied)
+        self.assertEqual(self.tpx.rules(), {**self.tpx.rules(), "udp": 4, "tcp": 2})
+
     def test_what_bypasses_goes_direct(self):
         self.run_rules(product.rule("bypass", "b", ANY), product.rule(match=ANY))
         for kind, family in self.each():
