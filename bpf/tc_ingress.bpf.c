@@ -215,6 +215,7 @@ static __noinline int judge_new_datagram(struct __sk_buff *skb, struct packet *p
     }
   }
   if (!v.reason) return reason;
+  if (is_steered(&v) && is_proxied(v.action)) follow_endpoint(&p->flow, &v);
   v.device = skb->ifindex;
   v.fragmentable = p->may_fragment;
   remember(&p->flow, &v);
@@ -226,6 +227,7 @@ static __always_inline int judge_known_datagram(const struct tpx_flow *flow, str
   int availability, reason;
 
   if (!is_steered(v)) return is_forwarded(v) ? TPX_R_FORWARDED : TPX_R_DIRECT;
+  follow_endpoint(flow, v);
   availability = tpx_availability(v->worker, tpx_listener_kind(flow, v), tick_ns());
   if (availability != WORKERS_DOWN) return TPX_R_ESTABLISHED;
   availability = tpx_pick_worker(flow, v);

@@ -14,7 +14,7 @@
 
 #include <linux/types.h>
 
-#define TPX_ABI_VERSION 15
+#define TPX_ABI_VERSION 16
 
 #define TPX_SIZE(type, size) _Static_assert(sizeof(type) == (size), #type)
 #ifdef __cplusplus
@@ -427,6 +427,13 @@ enum tpx_worker_state {
   TPX_WORKER_DRAINING = 3, /* stopping: takes no new flow */
 };
 
+/* Waking a worker costs more than a new session: tc may give those of one that sleeps to another. */
+enum tpx_worker_rest {
+  TPX_WORKER_ASLEEP = 0,
+  TPX_WORKER_AWAKE = 1,
+  TPX_WORKER_BUSY = 2, /* asleep or not: it has no time, or no ports, for what is not its own */
+};
+
 /* tpx_workers[id], memory-mapped; written by that worker alone with plain
  * stores, read by BPF for each new flow and by any observer.
  *
@@ -438,7 +445,9 @@ struct tpx_worker {
   __u64 deadline_ns; /* CLOCK_MONOTONIC; alive until the first timer tick after it */
   __u32 state;       /* enum tpx_worker_state */
   __u32 pid;         /* of the process that owns the slot */
-  __u64 counter[62]; /* enum tpx_worker_counter */
+  __u32 rest;        /* enum tpx_worker_rest */
+  __u32 pad;
+  __u64 counter[61]; /* enum tpx_worker_counter */
 };
 TPX_SIZE(struct tpx_worker, 512);
 

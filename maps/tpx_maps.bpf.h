@@ -7,6 +7,7 @@
 #pragma once
 
 #include "tpx_abi.h"
+#include "tpx_affinity.h"
 #include "tpx_event.h"
 #include "tpx_local_flow.h"
 #include "tpx_nat.h"
@@ -84,6 +85,14 @@ struct {
   __type(key, __u32);
   __type(value, struct tpx_upstream);
 } tpx_upstreams SEC(".maps") __weak;
+
+struct {
+  __uint(type, BPF_MAP_TYPE_ARRAY);
+  __uint(map_flags, BPF_F_MMAPABLE);
+  __uint(max_entries, TPX_AFFINITIES);
+  __type(key, __u32);
+  __type(value, struct tpx_affinity);
+} tpx_affinities SEC(".maps") __weak;
 
 struct {
   __uint(type, BPF_MAP_TYPE_ARRAY);

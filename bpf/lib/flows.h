@@ -46,17 +46,9 @@ static __always_inline struct tpx_flow reverse_of(const struct tpx_flow *f) {
       .src = f->dst, .dst = f->src, .sport = f->dport, .dport = f->sport, .proto = f->proto};
 }
 
-static __always_inline __u64 hash_of_end(const struct tpx_addr *a, __be16 port) {
-  __u64 hash = ((__u64)a->w[0] << 32 | a->w[1]) * 0x9e3779b97f4a7c15ULL;
-
-  hash ^= (__u64)a->w[2] << 32 | a->w[3];
-  hash = (hash ^ hash >> 29) * 0xbf58476d1ce4e5b9ULL + port;
-  return (hash ^ hash >> 32) * 0x94d049bb133111ebULL;
-}
-
 /* When a flow or one of the same hash was noted last; a flow has the hash of its answers. */
 static __always_inline __u32 *last_noted(const struct tpx_flow *f) {
-  __u64 hash = hash_of_end(&f->src, f->sport) + hash_of_end(&f->dst, f->dport);
+  __u64 hash = tpx_hash_of_end(&f->src, f->sport) + tpx_hash_of_end(&f->dst, f->dport);
   __u32 index = (hash >> 36) % TPX_RECENT_LINES;
   struct tpx_recent *line = bpf_map_lookup_elem(&tpx_recent, &index);
 

@@ -80,7 +80,7 @@ static __always_inline int came_by_its_route(struct __sk_buff *skb, const struct
 
 static __always_inline int is_neighbours_turn(const struct __sk_buff *skb, const struct tpx_flow *as,
                                               __u32 now) {
-  __u32 index = (hash_of_end(&as->dst, 0) >> 32) % TPX_RELAYED;
+  __u32 index = (tpx_hash_of_end(&as->dst, 0) >> 32) % TPX_RELAYED;
   __u32 *relayed_s = bpf_map_lookup_elem(&tpx_relayed, &index);
 
   return !relayed_s || is_for_the_stack_to_see(skb, relayed_s, now);

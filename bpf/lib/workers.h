@@ -9,6 +9,7 @@
 #include <bpf/bpf_helpers.h>
 #include <linux/bpf.h>
 
+#include "affinity.h"
 #include "policy.h"
 
 enum availability {
@@ -43,19 +44,6 @@ __weak __noinline int tpx_listener_kind(const struct tpx_flow *flow, const struc
   }
   if (redirected) return TPX_LISTENER_TCP_REDIRECT;
   return preserved ? TPX_LISTENER_TCP_PRESERVE : TPX_LISTENER_TCP_MASQUERADE;
-}
-
-/* All UDP flows of a client's endpoint share an upstream port, so one worker has them. */
-__weak __noinline __u32 tpx_worker_hash(const struct tpx_flow *flow) {
-  struct tpx_flow endpoint;
-
-  if (!flow) return 0;
-  endpoint = *flow;
-  if (flow->proto == IPPROTO_UDP) {
-    __builtin_memset(&endpoint.dst, 0, sizeof(endpoint.dst));
-    endpoint.dport = 0;
-  }
-  return flow_hash(&endpoint);
 }
 
 /* Listening sockets are freed by RCU and not counted: the release costs nothing
@@ -96,7 +84,7 @@ __weak __noinline int tpx_pick_worker(const struct tpx_flow *flow, struct tpx_ve
   if (!control || !flow || !v) return WORKERS_DOWN;
   n = control->n_workers;
   if (!n || n > TPX_MAX_WORKERS) return WORKERS_DOWN;
-  first = tpx_worker_hash(flow) % n;
+  first = flow->proto == IPPROTO_UDP ? worker_for(flow, v, n) : flow_hash(flow) % n;
   kind = tpx_listener_kind(flow, v);
   for (__u32 i = 0; i < TPX_MAX_WORKERS; i++) {
     __u32 worker;
@@ -112,4 +100,15 @@ __weak __noinline int tpx_pick_worker(const struct tpx_flow *flow, struct tpx_ve
     seen |= a;
   }
   return seen & WORKERS_BUSY ? WORKERS_BUSY : WORKERS_DOWN;
+}
+
+/*
+ * Before a UDP flow goes to its worker: all of its endpoint's go to one, which may be another one by now,
+ * where all its sessions had ended. Written only where it changes: CPUs share the entry.
+ */
+static __always_inline void follow_endpoint(const struct tpx_flow *flow, struct tpx_verdict *v) {
+  __u32 worker = claim_endpoint(tpx_hash_of_end(&flow->src, flow->sport), v->worker);
+
+  if (worker != v->worker && tpx_availability(worker, tpx_listener_kind(flow, v), tick_ns()) != WORKERS_DOWN)
+    v->worker = worker;
 }

@@ -173,6 +173,7 @@ data::WorkerOptions Gateway::OptionsFor(uint32_t id, uint32_t workers, const Des
           .decisions = &decisions_,
           .translations = &translations_,
           .upstreams = translations_.upstreams(),
+          .affinities = translations_.affinities(),
           .icmp_budget = &icmp_budget_};
 }
 

@@ -12,6 +12,7 @@ namespace tpx::app {
 absl::StatusOr<KernelTranslations> KernelTranslations::Open(const std::string& pins) {
   TPX_ASSIGN_OR_RETURN(auto nat, bpf::OpenNat(pins, bpf::Access::kReadWrite));
   TPX_ASSIGN_OR_RETURN(auto upstreams, bpf::OpenUpstreams(pins, bpf::Access::kReadWrite));
+  TPX_ASSIGN_OR_RETURN(auto affinities, bpf::OpenAffinities(pins, bpf::Access::kReadWrite));
   TPX_ASSIGN_OR_RETURN(auto control, bpf::OpenControl(pins, bpf::Access::kReadWrite));
   std::atomic_ref(control[0].translates).store(0, std::memory_order_release);
   TPX_ASSIGN_OR_RETURN(const auto left, nat.Keys());
@@ -19,7 +20,8 @@ absl::StatusOr<KernelTranslations> KernelTranslations::Open(const std::string& p
     if (absl::Status status = nat.Delete(flow); !status.ok() && !absl::IsNotFound(status)) return status;
   }
   std::fill_n(&upstreams[0], upstreams.size(), tpx_upstream{});
-  return KernelTranslations(std::move(nat), std::move(upstreams), std::move(control));
+  std::fill_n(&affinities[0], affinities.size(), tpx_affinity{});
+  return KernelTranslations(std::move(nat), std::move(upstreams), std::move(affinities), std::move(control));
 }
 
 bool KernelTranslations::Forwards(tpx_forward forward) {

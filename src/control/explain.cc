@@ -258,9 +258,20 @@ absl::Status CopyControl(const Paths& paths, bool loaded, const std::string& pin
     control[0].n_workers = Load(live[0].n_workers);
     control[0].listen_port = Load(live[0].listen_port);
     control[0].udp_flow_s = Load(live[0].udp_flow_s);
+    control[0].watchers = Load(live[0].watchers);
   }
   control[0].abi_version = TPX_ABI_VERSION;
   control[0].generation = kCandidateGeneration;
+  return absl::OkStatus();
+}
+
+// Which worker has the client already.
+absl::Status CopyAffinity(const std::string& live_pins, const TrialFlow& flow, const std::string& pins) {
+  const tpx_flow key = KeyOf(flow);
+  const uint64_t index = tpx_hash_of_end(&key.src, key.sport) % TPX_AFFINITIES;
+  TPX_ASSIGN_OR_RETURN(auto live, bpf::OpenAffinities(live_pins, Access::kReadWrite));
+  TPX_ASSIGN_OR_RETURN(auto affinities, bpf::OpenAffinities(pins, Access::kReadWrite));
+  affinities[index].word = Load(live[index].word);
   return absl::OkStatus();
 }
 
@@ -295,6 +306,7 @@ absl::StatusOr<Explanation> Explain(const Paths& paths, const TrialFlow& flow) {
   TPX_ASSIGN_OR_RETURN(const Trial trial, MakeTrial(paths.pins, kLivenessAndPolicy, state->steering));
   RuleCounters counters;  // while a reload runs, of both generations
   for (const auto& [generation, of_one] : state->rule_counters) counters.insert(of_one.begin(), of_one.end());
+  TPX_RETURN_IF_ERROR(CopyAffinity(paths.pins, flow, trial.pins()));
   TPX_RETURN_IF_ERROR(Run(trial, flow, ifindex, counters, stored.config, explanation));
   return explanation;
 }
@@ -318,6 +330,7 @@ absl::StatusOr<Explanation> ExplainCandidate(const Paths& paths, const policy::C
   const RuleCounters counters = AssignCounters({}, candidate.policy, *plan.compiled.tables);
   TPX_RETURN_IF_ERROR(FillGeneration(trial.pins(), plan.compiled, kCandidateGeneration).status());
   TPX_RETURN_IF_ERROR(CopyControl(paths, state.has_value(), trial.pins()));
+  if (state) TPX_RETURN_IF_ERROR(CopyAffinity(paths.pins, flow, trial.pins()));
   TPX_RETURN_IF_ERROR(Run(trial, flow, ifindex, counters, candidate, explanation));
   return explanation;
 }

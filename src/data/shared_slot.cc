@@ -23,6 +23,7 @@ T Load(T& field) {
 void SharedSlot::Claim() {
   pid_ = static_cast<uint32_t>(getpid());
   Store(shared_->pid, pid_);
+  SetRest(TPX_WORKER_ASLEEP);
   Set(TPX_C_SESSIONS, 0);
   Set(TPX_C_PIPES, 0);
   Set(TPX_C_UDP_SESSIONS, 0);
@@ -43,6 +44,8 @@ void SharedSlot::SetState(tpx_worker_state state) {
   NoticeSuccessor();
   Store(target_->state, state);
 }
+
+void SharedSlot::SetRest(tpx_worker_rest rest) { Store(target_->rest, rest); }
 
 void SharedSlot::Release() {
   SetState(TPX_WORKER_ABSENT);

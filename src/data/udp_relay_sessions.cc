@@ -17,6 +17,8 @@ namespace {
 
 constexpr int kMostVictims = 4;
 
+constexpr uint64_t kPortsShortMs = 1000;
+
 // Spare sockets: so many, and one for so many sessions that are open.
 constexpr uint32_t kSparesAnyway = 64, kSparesShare = 4;
 
@@ -47,6 +49,7 @@ UdpSession* UdpRelay::SessionFor(const UdpKey& key, uint64_t now_ms) {
   UdpSession* spare = preserved ? nullptr : spares_.Take(key, target);
   UdpSession* session = table_.Open(key, preserved, now_ms, spare);
   if (session == nullptr) return nullptr;
+  affinity_.Enter(key.client);
   session->target = target;
   session->confirmed = options_.decisions->UdpEnded();
   if (int error = -OpenUpstream(*session, now_ms); error != 0) {
@@ -121,6 +124,7 @@ int UdpRelay::TakePort(UdpSession& session, uint64_t now_ms) {
   const int fd = session.upstream.get();
   const bool v4 = session.is_v4();
   int r = sys::TakeUdpPort(fd, v4);
+  if (r == -EADDRINUSE) ports_short_ms_ = now_ms;
   for (int tries = 0; r == -EADDRINUSE && tries < kMostVictims; ++tries) {
     UdpSession* victim = Victim([&] { return table_.OldestMasqueraded(v4); }, now_ms);
     if (victim == nullptr || victim == &session || UdpTable::IsAwaited(*victim, now_ms)) break;
@@ -128,6 +132,10 @@ int UdpRelay::TakePort(UdpSession& session, uint64_t now_ms) {
     r = sys::TakeUdpPort(fd, v4);
   }
   return r;
+}
+
+bool UdpRelay::is_short(uint64_t now_ms) const {
+  return descriptors_.left() == 0 || now_ms < ports_short_ms_ + kPortsShortMs;
 }
 
 // Where descriptors run out and none is spare, the session that was idle for longest gives its own.
@@ -152,6 +160,7 @@ void UdpRelay::Close(UdpSession& session) {
 // All but its socket.
 void UdpRelay::End(UdpSession& session) {
   answers_.Withdraw(session);
+  affinity_.Leave(session.key.client);
   translations_.TakeBack(session);
   if (session.upstream) sender_.FlushSocket(session.upstream.get());
   table_.Close(session);

@@ -22,6 +22,7 @@
 #include "tpx/data/relay.h"
 #include "tpx/data/shared_slot.h"
 #include "tpx/data/udp_relay.h"
+#include "tpx/data/work_share.h"
 #include "tpx/io/ring.h"
 
 namespace tpx::data {
@@ -78,6 +79,9 @@ class RingWorker final : public Worker, private AcceptSink {
   bool Obey();
   bool Wait(uint64_t timeout_ns);
   uint64_t WaitTime() const;
+  void SayRest(tpx_worker_rest rest) {
+    slot_.SetRest(work_.busy() || udp_->is_short(now_ms()) ? TPX_WORKER_BUSY : rest);
+  }
   void ReadClock() { now_ns_ = MonotonicNs(); }
   uint64_t now_ms() const { return now_ns_ / kNsPerMs; }
   void RenewLease() { slot_.RenewLease(now_ns_ + options_.lease_ms * kNsPerMs); }
@@ -96,6 +100,7 @@ class RingWorker final : public Worker, private AcceptSink {
   std::unique_ptr<Relay> relay_;
   std::unique_ptr<UdpRelay> udp_;
   std::atomic<Command> command_{Command::kRun};
+  WorkShare work_;
   uint64_t now_ns_ = 0;
   uint64_t drain_began_ms_ = 0;
   bool draining_ = false;
@@ -167,6 +172,7 @@ bool RingWorker::Turn() {
 // the ring has failed.
 bool RingWorker::Wait(uint64_t timeout_ns) {
   const bool gathers = udp_->gathers() && timeout_ns > Gathering::kTimeNs;
+  if (timeout_ns != 0) SayRest(TPX_WORKER_ASLEEP);
   const int result = gathers ? ring_->SubmitAndWait(Gathering::kTimeNs, Gathering::kCompletions)
                              : ring_->SubmitAndWait(timeout_ns);
   ReadClock();
@@ -175,6 +181,8 @@ bool RingWorker::Wait(uint64_t timeout_ns) {
     return false;
   }
   RenewLease();
+  if (work_.IsDue(now_ns_)) work_.Look(now_ns_, ThreadCpuNs());
+  SayRest(TPX_WORKER_AWAKE);
   // Each completion may queue a request.
   const uint32_t room = std::min(kTurnCompletions, ring_->SubmissionSpace() / 2);
   ring_->Reap(room, [this](const io::Ring::Completion& c) { OnCompletion(c); });

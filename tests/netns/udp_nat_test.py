@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """U8, U9: mapping and filtering as RFC 5780 finds them out, and how long a session lives."""
+import collections
+import json
 import time
 
 import harness
@@ -42,6 +44,33 @@ class Behaviour(UdpCase):
                 self.assertEqual(len({self.mapped(client, server) for server in self.servers[family]}), 1)
                 self.assertNotIn(self.mapped(self.socket(family), self.servers[family][0]),
                                  {self.mapped(client, server) for server in self.servers[family]})
+
+    def by_worker(self):
+        """Sessions that tc goes by to choose a worker."""
+        words = [entry["formatted"]["value"]["word"] for entry in json.loads(harness.run(
+            ["bpftool", "-j", "map", "dump", "pinned", self.tpx.pins / "tpx_affinities"]).stdout)]
+        counts = collections.Counter()
+        for word in words:
+            counts[word & 0xff] += word >> 8 & 0xffffff
+        return +counts
+
+    def test_U8_the_mapping_is_that_of_the_worker_who_has_the_client(self):
+        """Where tc carries sessions on, their worker is one that is awake; else it is drawn by the client's port."""
+        self.start_udp(product.udp_rule(forward="auto"), proxy={"udp_stream": "10s"})
+        for family in harness.FAMILIES:
+            first, *others = self.servers[family]
+            self.tpx.reload(product.config([product.udp_rule(forward="auto")]))
+            clients = [self.socket(family) for _ in range(40)]
+            seen = [self.mapped(client, first) for client in clients]
+            self.tpx.reload(product.config([product.udp_rule(forward="stack")]))
+            for server in others:
+                self.assertEqual([self.mapped(client, server) for client in clients], seen)
+            for client in [self.socket(family) for _ in range(40)]:
+                self.mapped(client, first)
+        counts = self.by_worker()
+        self.assertEqual((set(counts), counts.total()), ({0, 1}, 160), counts)
+        harness.wait_until(lambda: self.total("udp_sessions") == 0, "the sessions end", 20)
+        self.assertFalse(self.by_worker())
 
     def test_U8_endpoint_independent_filtering(self):
         """Whoever knows the mapped port may send to it: another port of the server, another host."""

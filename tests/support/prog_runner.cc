@@ -100,6 +100,7 @@ ProgRunner::ProgRunner() : out_(1 << 16) {
   control_ = Map<tpx_control>(skeleton_->maps.tpx_control, 1);
   workers_ = Map<tpx_worker>(skeleton_->maps.tpx_workers, TPX_MAX_WORKERS);
   upstreams_ = Map<tpx_upstream>(skeleton_->maps.tpx_upstreams, TPX_UPSTREAMS);
+  affinities_ = Map<tpx_affinity>(skeleton_->maps.tpx_affinities, TPX_AFFINITIES);
   batch_.resize(static_cast<size_t>(TPX_REASON_COUNT * libbpf_num_possible_cpus()));
 }
 
@@ -107,6 +108,7 @@ ProgRunner::~ProgRunner() {
   munmap(control_, sizeof(*control_));
   munmap(workers_, sizeof(*workers_) * TPX_MAX_WORKERS);
   munmap(upstreams_, sizeof(*upstreams_) * TPX_UPSTREAMS);
+  munmap(affinities_, sizeof(*affinities_) * TPX_AFFINITIES);
   tpx_bpf__destroy(skeleton_);
 }
 
@@ -124,6 +126,7 @@ void ProgRunner::Reset() {
                .watchers_s = 0,
                .local_filter = {}};
   std::fill_n(workers_, TPX_MAX_WORKERS, tpx_worker{});
+  std::fill_n(affinities_, TPX_AFFINITIES, tpx_affinity{});
   listeners_.clear();  // closing takes them out of the sockmap
   index_by_cookie_.clear();
   for (const bpf_map* map :
@@ -273,6 +276,19 @@ void ProgRunner::AgeFlow(const tpx_flow& flow, uint32_t seconds) {
   TPX_CHECK(verdict.has_value());
   verdict->seen_s -= seconds;
   TPX_PCHECK(bpf_map_update_elem(bpf_map__fd(skeleton_->maps.tpx_flows), &flow, &*verdict, BPF_EXIST) == 0);
+}
+
+tpx_affinity& ProgRunner::affinity(const Endpoint& client) {
+  const uint64_t hash = tpx_hash_of_end(&client.addr.raw, htons(client.port));
+  return affinities_[hash % TPX_AFFINITIES];
+}
+
+void ProgRunner::AgeAffinities() {
+  for (uint32_t i = 0; i < TPX_AFFINITIES; ++i) {
+    const uint64_t word = affinities_[i].word;
+    affinities_[i].word = tpx_affinity_word(tpx_affinity_worker(word), tpx_affinity_sessions(word),
+                                            tpx_affinity_seen(word) - TPX_AFFINITY_HOLD);
+  }
 }
 
 void ProgRunner::SetRole(uint32_t ifindex, tpx_role role) {

@@ -18,6 +18,7 @@
 #include "tpx/policy/compile.h"
 #include "tpx/policy/config.h"
 #include "tpx_abi.h"
+#include "tpx_affinity.h"
 #include "tpx_nat.h"
 
 struct __sk_buff;
@@ -88,6 +89,8 @@ class ProgRunner {
   // Workers 0 to n - 1 serve, with a real listener of each kind, all on one port.
   void StartWorkers(uint32_t n);
   void SetState(uint32_t worker, tpx_worker_state state) { workers_[worker].state = state; }
+  void SetUdpSessions(uint32_t worker, uint64_t n) { workers_[worker].counter[TPX_C_UDP_SESSIONS] = n; }
+  void SetRest(uint32_t worker, tpx_worker_rest rest) { workers_[worker].rest = rest; }
   void SetLease(uint32_t worker, int64_t milliseconds);
   // Since longer than a timer tick ago, which is all that the programs know of the time.
   void EndLease(uint32_t worker) { SetLease(worker, -20); }
@@ -98,6 +101,9 @@ class ProgRunner {
   }
   tpx_control& control() { return *control_; }
   tpx_upstream& upstream(bool v4, uint16_t port) { return upstreams_[TPX_UPSTREAM(uint32_t{!v4}, port)]; }
+  // Of a client's endpoint; as workers have left it, or long ago.
+  tpx_affinity& affinity(const Endpoint& client);
+  void AgeAffinities();
   // As if an answer to every client had gone by the stack in that second.
   void Relay(uint32_t second);
 
@@ -160,6 +166,7 @@ class ProgRunner {
   tpx_control* control_ = nullptr;
   tpx_worker* workers_ = nullptr;
   tpx_upstream* upstreams_ = nullptr;
+  tpx_affinity* affinities_ = nullptr;
   uint16_t port_ = 0;
   uint32_t device_ = kFirstDevice;
   std::vector<UniqueFd> listeners_;

@@ -14,6 +14,13 @@ inline uint64_t MonotonicNs() {
   return static_cast<uint64_t>(now.tv_sec) * 1'000'000'000 + static_cast<uint64_t>(now.tv_nsec);
 }
 
+// What the calling thread has computed. A system call.
+inline uint64_t ThreadCpuNs() {
+  timespec spent{};
+  clock_gettime(CLOCK_THREAD_CPUTIME_ID, &spent);
+  return static_cast<uint64_t>(spent.tv_sec) * 1'000'000'000 + static_cast<uint64_t>(spent.tv_nsec);
+}
+
 inline uint64_t MonotonicMs() { return MonotonicNs() / 1'000'000; }
 
 }  // namespace tpx

@@ -7,6 +7,7 @@
 #include "tpx/bpf/ring_reader.h"
 #include "tpx/bpf/shared_array.h"
 #include "tpx_abi.h"
+#include "tpx_affinity.h"
 #include "tpx_event.h"
 #include "tpx_judge.h"
 #include "tpx_local_flow.h"
@@ -17,6 +18,9 @@ namespace tpx::bpf {
 
 inline absl::StatusOr<SharedArray<tpx_control>> OpenControl(const std::string& pins, Access access) {
   return SharedArray<tpx_control>::OpenPinned(pins + "/tpx_control", 1, access);
+}
+inline absl::StatusOr<SharedArray<tpx_affinity>> OpenAffinities(const std::string& pins, Access access) {
+  return SharedArray<tpx_affinity>::OpenPinned(pins + "/tpx_affinities", TPX_AFFINITIES, access);
 }
 inline absl::StatusOr<SharedArray<tpx_worker>> OpenWorkers(const std::string& pins, Access access) {
   return SharedArray<tpx_worker>::OpenPinned(pins + "/tpx_workers", TPX_MAX_WORKERS, access);

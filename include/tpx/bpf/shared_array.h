@@ -31,8 +31,8 @@ class Mapping {
 };
 
 // The memory of an array map made with BPF_F_MMAPABLE, shared with BPF. Stays
-// valid after the map is unpinned. The caller keeps to one writer per element
-// and uses atomic accesses.
+// valid after the map is unpinned. The caller uses atomic
+// accesses, and keeps to one writer per element unless it compares and swaps.
 template <typename T>
 class SharedArray {
   static_assert(sizeof(T) % 8 == 0, "array elements are rounded up to 8 bytes");

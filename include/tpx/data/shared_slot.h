@@ -28,12 +28,16 @@ class SharedSlot {
   // Alive until `deadline_ns` of CLOCK_MONOTONIC. Notices a successor.
   void RenewLease(uint64_t deadline_ns);
   void SetState(tpx_worker_state state);
+  // What tc goes by when it may choose between workers.
+  void SetRest(tpx_worker_rest rest);
   // Not alive any more, nothing more to come.
   void Release();
 
   void Add(tpx_worker_counter counter, uint64_t n = 1);
   void Set(tpx_worker_counter gauge, uint64_t value);
   uint64_t Get(tpx_worker_counter counter) const;
+  // Until a successor was noticed.
+  bool is_ours() const { return target_ == shared_; }
 
  private:
   void NoticeSuccessor();

@@ -15,6 +15,7 @@
 #include "tpx/data/reply_sockets.h"
 #include "tpx/data/shared_slot.h"
 #include "tpx/data/spare_upstreams.h"
+#include "tpx/data/udp_affinity.h"
 #include "tpx/data/udp_answers.h"
 #include "tpx/data/udp_errors.h"
 #include "tpx/data/udp_table.h"
@@ -54,6 +55,8 @@ class UdpRelay {
   // Whether it is worth while to let datagrams gather before the next turn.
   bool gathers() const { return gathering_.on(); }
 
+  // Whether ports or descriptors ran out a moment ago.
+  bool is_short(uint64_t now_ms) const;
   bool busy(uint64_t now_ms) const;  // sessions are open and datagrams came lately
   void CloseAll();                   // sessions; the listeners stop receiving
   bool quiet() const { return table_.live() == 0; }
@@ -100,6 +103,7 @@ class UdpRelay {
   std::array<UniqueFd, TPX_LISTENER_KINDS> listener_;  // those of UDP
   UdpTable table_;
   SpareUpstreams spares_;
+  UdpAffinity affinity_;
   UdpAnswers answers_;
   UdpTranslations translations_;
   UdpErrors errors_;
@@ -109,6 +113,7 @@ class UdpRelay {
   uint32_t received_ = 0;           // buffers in this turn
   std::vector<io::Token> starved_;  // requests that ended for want of a buffer
   uint64_t last_traffic_ms_ = 0;
+  uint64_t ports_short_ms_ = 0;  // when others had taken what the limit leaves
   uint32_t turn_ = 1;
   bool reuses_sockets_ = false;
   bool closing_ = false;

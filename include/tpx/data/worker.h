@@ -11,6 +11,7 @@
 #include "tpx/data/icmp_budget.h"
 #include "tpx/data/translation_map.h"
 #include "tpx_abi.h"
+#include "tpx_affinity.h"
 #include "tpx_nat.h"
 
 namespace tpx::data {
@@ -51,7 +52,8 @@ struct WorkerOptions {
   // All must outlive the worker; one budget for all workers of the machine.
   DecisionSource* decisions = nullptr;
   TranslationMap* translations = nullptr;
-  std::span<tpx_upstream> upstreams;  // of all ports of both families, or none
+  std::span<tpx_upstream> upstreams;   // of all ports of both families, or none
+  std::span<tpx_affinity> affinities;  // TPX_AFFINITIES, or none
   IcmpBudget* icmp_budget = nullptr;
 };
 

@@ -132,6 +132,7 @@ class WorkerTest : public testing::TestWithParam<Family> {
                          .decisions = &decisions_,
                          .translations = &translations_,
                          .upstreams = {},
+                         .affinities = {},
                          .icmp_budget = &icmp_budget_};
   std::unique_ptr<Worker> worker_;
   UniqueFd listener_;  // of the server
