@@ -202,6 +202,17 @@ TEST_P(Affinity, AKnownFlowDoesNotFollowToWhoIsGone) {
   EXPECT_EQ(ElsewhereOf(port), 0U);
 }
 
+TEST_P(Affinity, ANewFlowIsNotedForTheOthers) {
+  for (uint16_t to : {kAuto, kStack}) {
+    const uint16_t port = PortOf(1);
+    const uint32_t worker = WorkerOf(port, to);
+    const uint64_t word = runner().affinity(Client(port)).word;
+    EXPECT_EQ(tpx_affinity_worker(word), worker);
+    EXPECT_EQ(tpx_affinity_sessions(word), 0U);
+    EXPECT_NE(tpx_affinity_seen(word), 0U);
+  }
+}
+
 TEST_P(Affinity, OnlyWhatGoesToAWorkerIsNoted) {
   const uint16_t port = PortOf(1);
   runner().Lookup(Flow(kAuto, port));
